@@ -1,0 +1,3 @@
+//! The `bertha` command.
+
+fn main() {}

@@ -1,0 +1,327 @@
+//! Symbolic dimensions: polynomials with integer coefficients over named symbols.
+//!
+//! A dimension such as `batch*seq` or `2*tokens + 1` is known exactly before the symbols are; one engine can
+//! therefore serve every length. A concrete dimension is the constant polynomial.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Add, Mul, Sub};
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Values of symbols, by name.
+pub type Bindings = BTreeMap<Arc<str>, i64>;
+
+/// A product of symbols, sorted by name; the empty product is 1. `seq*seq` holds `seq` twice.
+type Monomial = Vec<Arc<str>>;
+
+/// A polynomial over named symbols with `i64` coefficients.
+///
+/// The terms are kept sorted and without zero coefficients, so equality is equality of polynomials.
+/// Arithmetic saturates at the limits of `i64`; sizes that large fail when memory is planned.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim {
+    terms: Vec<(Monomial, i64)>,
+}
+
+impl Dim {
+    /// The dimension called `name`, unknown until it is bound.
+    pub fn symbol(name: &str) -> Self {
+        Dim { terms: vec![(vec![Arc::from(name)], 1)] }
+    }
+
+    /// The constant value, if no symbol occurs.
+    pub fn as_const(&self) -> Option<i64> {
+        match self.terms.as_slice() {
+            [] => Some(0),
+            [(monomial, coefficient)] if monomial.is_empty() => Some(*coefficient),
+            _ => None,
+        }
+    }
+
+    /// The name, if this is a lone symbol.
+    pub fn as_symbol(&self) -> Option<&Arc<str>> {
+        match self.terms.as_slice() {
+            [(monomial, 1)] if monomial.len() == 1 => monomial.first(),
+            _ => None,
+        }
+    }
+
+    /// Whether no symbol occurs.
+    pub fn is_const(&self) -> bool {
+        self.as_const().is_some()
+    }
+
+    /// The symbols that occur, each once, in order of name.
+    pub fn symbols(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> =
+            self.terms.iter().flat_map(|(monomial, _)| monomial.iter().cloned()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The value under `bindings`, or the name of the first symbol that has none.
+    pub fn eval(&self, bindings: &Bindings) -> Result<i64, Arc<str>> {
+        let mut sum = 0i64;
+        for (monomial, coefficient) in &self.terms {
+            let mut product = *coefficient;
+            for name in monomial {
+                product = product.saturating_mul(*bindings.get(name).ok_or_else(|| name.clone())?);
+            }
+            sum = sum.saturating_add(product);
+        }
+        Ok(sum)
+    }
+
+    /// This polynomial with each bound symbol replaced by its value; others stay.
+    pub fn substitute(&self, bindings: &Bindings) -> Dim {
+        self.replace(|name| bindings.get(name).map(|value| Dim::from(*value)))
+    }
+
+    /// This polynomial with each symbol replaced by what `by` gives for it; `None` keeps the symbol.
+    pub fn replace(&self, by: impl Fn(&Arc<str>) -> Option<Dim>) -> Dim {
+        self.terms.iter().fold(Dim::from(0), |sum, (monomial, coefficient)| {
+            let product = monomial.iter().fold(Dim::from(*coefficient), |product, name| {
+                &product * &by(name).unwrap_or_else(|| Dim { terms: vec![(vec![name.clone()], 1)] })
+            });
+            &sum + &product
+        })
+    }
+
+    /// `self / divisor` where the division leaves nothing over, as polynomials: `batch*seq*768 / (seq*64)` is
+    /// `12*batch`. `None` when it does not divide, or `divisor` has several terms and is not `self` times a constant.
+    pub fn exact_div(&self, divisor: &Dim) -> Option<Dim> {
+        if self.terms.is_empty() {
+            return (!divisor.terms.is_empty()).then(|| Dim::from(0));
+        }
+        match divisor.terms.as_slice() {
+            [] => None,
+            [(monomial, coefficient)] => {
+                let terms = self.terms.iter().map(|(m, c)| {
+                    let quotient = divide_monomial(m, monomial)?;
+                    (c.checked_rem(*coefficient)? == 0).then(|| (quotient, c / coefficient))
+                });
+                Some(Dim::from_terms(terms.collect::<Option<Vec<_>>>()?))
+            }
+            _ => self.constant_multiple_of(divisor),
+        }
+    }
+
+    /// The constant `k` with `self == k * divisor`, for divisors of several terms.
+    fn constant_multiple_of(&self, divisor: &Dim) -> Option<Dim> {
+        let (_, first) = self.terms.first()?;
+        let (_, first_divisor) = divisor.terms.first()?;
+        let factor = first.checked_div(*first_divisor)?;
+        (&Dim::from(factor) * divisor == *self).then(|| Dim::from(factor))
+    }
+
+    fn from_terms(terms: impl IntoIterator<Item = (Monomial, i64)>) -> Dim {
+        let mut sums: BTreeMap<Monomial, i64> = BTreeMap::new();
+        for (monomial, coefficient) in terms {
+            let sum = sums.entry(monomial).or_insert(0);
+            *sum = sum.saturating_add(coefficient);
+        }
+        Dim { terms: sums.into_iter().filter(|(_, coefficient)| *coefficient != 0).collect() }
+    }
+}
+
+/// `a / b` for products of symbols, if every symbol of `b` occurs in `a`.
+fn divide_monomial(a: &Monomial, b: &Monomial) -> Option<Monomial> {
+    let mut quotient = a.clone();
+    for name in b {
+        let at = quotient.iter().position(|n| n == name)?;
+        quotient.remove(at);
+    }
+    Some(quotient)
+}
+
+impl From<i64> for Dim {
+    fn from(value: i64) -> Self {
+        Dim { terms: if value == 0 { Vec::new() } else { vec![(Vec::new(), value)] } }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(value: usize) -> Self {
+        Dim::from(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<i32> for Dim {
+    fn from(value: i32) -> Self {
+        Dim::from(i64::from(value))
+    }
+}
+
+/// A name is a symbol: `Dim::from("tokens")`.
+impl From<&str> for Dim {
+    fn from(name: &str) -> Self {
+        Dim::symbol(name)
+    }
+}
+
+impl Add for &Dim {
+    type Output = Dim;
+    fn add(self, other: &Dim) -> Dim {
+        Dim::from_terms(self.terms.iter().chain(&other.terms).cloned())
+    }
+}
+
+impl Sub for &Dim {
+    type Output = Dim;
+    fn sub(self, other: &Dim) -> Dim {
+        let negated = other.terms.iter().map(|(m, c)| (m.clone(), c.saturating_neg()));
+        Dim::from_terms(self.terms.iter().cloned().chain(negated))
+    }
+}
+
+impl Mul for &Dim {
+    type Output = Dim;
+    fn mul(self, other: &Dim) -> Dim {
+        let mut terms = Vec::with_capacity(self.terms.len() * other.terms.len());
+        for (m1, c1) in &self.terms {
+            for (m2, c2) in &other.terms {
+                let mut monomial: Monomial = m1.iter().chain(m2).cloned().collect();
+                monomial.sort();
+                terms.push((monomial, c1.saturating_mul(*c2)));
+            }
+        }
+        Dim::from_terms(terms)
+    }
+}
+
+impl fmt::Display for Dim {
+    /// `2*batch*seq + tokens - 1`; constants print as numbers. Highest-degree terms come first.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terms.is_empty() {
+            return f.write_str("0");
+        }
+        let mut terms: Vec<_> = self.terms.iter().collect();
+        terms.sort_by_key(|(monomial, _)| std::cmp::Reverse(monomial.len()));
+        for (index, (monomial, coefficient)) in terms.into_iter().enumerate() {
+            let negative = *coefficient < 0;
+            match (index, negative) {
+                (0, true) => f.write_str("-")?,
+                (0, false) => {}
+                (_, true) => f.write_str(" - ")?,
+                (_, false) => f.write_str(" + ")?,
+            }
+            let magnitude = coefficient.unsigned_abs();
+            if monomial.is_empty() {
+                write!(f, "{magnitude}")?;
+                continue;
+            }
+            if magnitude != 1 {
+                write!(f, "{magnitude}*")?;
+            }
+            for (i, name) in monomial.iter().enumerate() {
+                if i > 0 {
+                    f.write_str("*")?;
+                }
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Dim {
+    type Err = String;
+
+    /// Reads what [`Display`](fmt::Display) prints.
+    fn from_str(text: &str) -> Result<Dim, String> {
+        let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let mut terms = Vec::new();
+        let mut rest = compact.as_str();
+        if rest.is_empty() {
+            return Err("empty dimension".into());
+        }
+        while !rest.is_empty() {
+            let (sign, body) = match rest.as_bytes().first() {
+                Some(b'-') => (-1, &rest[1..]),
+                Some(b'+') => (1, &rest[1..]),
+                _ => (1, rest),
+            };
+            let end = body.find(['+', '-']).unwrap_or(body.len());
+            terms.push(parse_term(&body[..end], sign).map_err(|why| format!("dimension `{text}`: {why}"))?);
+            rest = &body[end..];
+        }
+        Ok(Dim::from_terms(terms))
+    }
+}
+
+fn parse_term(term: &str, sign: i64) -> Result<(Monomial, i64), String> {
+    let mut coefficient = sign;
+    let mut monomial = Monomial::new();
+    for factor in term.split('*') {
+        if factor.starts_with(|c: char| c.is_ascii_digit()) {
+            let number: i64 = factor.parse().map_err(|_| format!("`{factor}` is not a number"))?;
+            coefficient = coefficient.saturating_mul(number);
+        } else if is_symbol_name(factor) {
+            monomial.push(Arc::from(factor));
+        } else {
+            return Err(format!("`{factor}` is neither a number nor a symbol"));
+        }
+    }
+    monomial.sort();
+    Ok((monomial, coefficient))
+}
+
+/// Whether `name` can stand for a symbol in the text format: a letter, `_` or `?`, then letters, digits, `_`, `.`.
+pub fn is_symbol_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_alphabetic() || c == '_' || c == '?')
+        && chars.all(|c| c.is_alphanumeric() || c == '_' || c == '.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dim(text: &str) -> Dim {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn arithmetic_is_that_of_polynomials() {
+        let sum = &dim("batch*seq + 1") + &dim("2*batch*seq - 1");
+        assert_eq!(sum, dim("3*seq*batch"));
+        assert_eq!(&dim("a + b") * &dim("a - b"), dim("a*a - b*b"));
+        assert_eq!(&sum - &sum, Dim::from(0));
+    }
+
+    #[test]
+    fn division_is_exact_or_refused() {
+        assert_eq!(dim("768*batch*seq").exact_div(&dim("64*seq")), Some(dim("12*batch")));
+        assert_eq!(dim("768*batch*seq").exact_div(&dim("1000")), None);
+        assert_eq!(dim("seq + 1").exact_div(&dim("seq")), None);
+        assert_eq!(dim("2*seq + 2").exact_div(&dim("seq + 1")), Some(Dim::from(2)));
+        assert_eq!(Dim::from(0).exact_div(&dim("seq")), Some(Dim::from(0)));
+        assert_eq!(dim("seq").exact_div(&Dim::from(0)), None);
+    }
+
+    #[test]
+    fn printing_and_parsing_agree() {
+        for text in ["0", "7", "-3", "tokens", "2*batch*seq + tokens - 1", "-a*a + 4", "?3 + 1"] {
+            assert_eq!(dim(text).to_string(), text);
+        }
+        for bad in ["", "2x", "a**b", "a+", "*", "a b c-%"] {
+            assert!(bad.parse::<Dim>().is_err(), "{bad:?} must not parse");
+        }
+    }
+
+    #[test]
+    fn evaluation_names_the_unbound_symbol() {
+        let bindings = Bindings::from([(Arc::from("batch"), 3), (Arc::from("seq"), 5)]);
+        assert_eq!(dim("2*batch*seq - 1").eval(&bindings), Ok(29));
+        assert_eq!(dim("batch*other").eval(&bindings), Err(Arc::from("other")));
+        assert_eq!(dim("batch*other + seq").substitute(&bindings), dim("3*other + 5"));
+    }
+}

@@ -1,0 +1,24 @@
+//! Bertha's intermediate representation.
+//!
+//! A [`Graph`] holds typed tensors and the nodes that compute them. Operations are one closed enum, [`Op`];
+//! dimensions are polynomials over named symbols, [`Dim`], so one graph serves every batch and length. The rules
+//! in [`rules`] infer the type of every result.
+
+mod dim;
+mod dtype;
+mod error;
+mod graph;
+mod model;
+mod op;
+pub mod rules;
+mod shape;
+mod tensor;
+
+pub use dim::{Bindings, Dim, is_symbol_name};
+pub use dtype::{DType, Element};
+pub use error::{GraphError, RuleError};
+pub use graph::{Graph, Node, NodeId, Origin, Tensor, TensorId};
+pub use model::{Interface, Model, ModelInfo, Pooling, PositionIds, Task, output, ragged};
+pub use op::*;
+pub use shape::{Shape, TensorType};
+pub use tensor::{TensorData, TensorError, byte_count};
