@@ -1,1 +1,17 @@
-//! Under construction.
+//! From the graph that an importer gives to the graph that runs.
+//!
+//! [`optimize`] runs the portable passes in the order of [`passes::portable`]: each proposes [`Patch`]es, the driver
+//! verifies and applies them, and the [`Log`] says which nodes of the source became what. [`memory`] plans the
+//! buffers of whatever a target lowers the result to.
+
+mod driver;
+mod log;
+pub mod memory;
+pub mod passes;
+mod patch;
+mod uses;
+
+pub use driver::{CompileError, Pass, optimize, optimize_with};
+pub use log::{Event, Log, NearMiss};
+pub use patch::{Findings, NewNode, Patch, Value};
+pub use uses::Uses;

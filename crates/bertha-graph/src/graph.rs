@@ -125,6 +125,11 @@ impl Graph {
         (0..self.tensors.len() as u32).map(TensorId)
     }
 
+    /// Ids of all nodes, in an order in which they can run.
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
     /// The inputs, in the order they were declared.
     pub fn inputs(&self) -> &[TensorId] {
         &self.inputs

@@ -1,0 +1,67 @@
+//! Runs passes over a graph.
+
+use bertha_graph::{Graph, GraphError};
+
+use crate::log::{Event, Log};
+use crate::passes;
+use crate::patch::{Findings, apply, sources_of, without_overlaps};
+use crate::uses::Uses;
+
+/// A rewriting rule over whole graphs. It proposes; the driver applies.
+pub trait Pass: Sync {
+    /// Short name, as the log and `--stop-after` have it.
+    fn name(&self) -> &'static str;
+
+    /// What it does, in one line for people.
+    fn summary(&self) -> &'static str;
+
+    /// Looks at the graph as it stands and proposes patches.
+    fn find(&self, graph: &Graph, uses: &Uses) -> Findings;
+}
+
+/// Why a graph could not be compiled.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CompileError {
+    /// A pass proposed something that is not a graph: a fault of ours.
+    #[error("pass {pass}: {source}; this is a bug in Bertha, `--stop-after` finds a way around it")]
+    Pass {
+        /// The pass.
+        pass: &'static str,
+        /// What is wrong with its patch.
+        source: GraphError,
+    },
+    /// The graph was wrong before any pass.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+/// Rounds after which a pass that still finds something is taken to go in circles.
+const MAX_ROUNDS: usize = 1000;
+
+/// Runs all portable passes.
+pub fn optimize(graph: &Graph) -> Result<(Graph, Log), CompileError> {
+    optimize_with(graph, passes::portable())
+}
+
+/// Runs the given passes in order, each until it finds nothing more.
+pub fn optimize_with(graph: &Graph, passes: &[&dyn Pass]) -> Result<(Graph, Log), CompileError> {
+    let mut log = Log::default();
+    let mut graph = apply(graph, &[])?;
+    for pass in passes {
+        let failed = |source| CompileError::Pass { pass: pass.name(), source };
+        for _ in 0..MAX_ROUNDS {
+            let findings = pass.find(&graph, &Uses::of(&graph));
+            let patches = without_overlaps(findings.patches);
+            if patches.is_empty() {
+                log.near_misses.extend(findings.near_misses);
+                break;
+            }
+            for patch in &patches {
+                let sources = sources_of(&graph, &patch.removes);
+                log.events.push(Event { pass: pass.name(), sources, what: patch.what.clone() });
+            }
+            graph = apply(&graph, &patches).map_err(failed)?;
+        }
+    }
+    Ok((graph, log))
+}

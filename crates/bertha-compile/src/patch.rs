@@ -1,0 +1,306 @@
+//! Patches: what a pass proposes, and how it is applied.
+
+use std::collections::HashMap;
+
+use bertha_graph::{Graph, GraphError, NodeId, Op, Origin, TensorData, TensorId};
+
+use crate::log::NearMiss;
+
+/// An operand of a [`NewNode`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A tensor of the graph as it stands.
+    Old(TensorId),
+    /// Output `output` of the patch's node number `node`.
+    New {
+        /// Index into [`Patch::nodes`], of an earlier node.
+        node: usize,
+        /// Which of its outputs.
+        output: usize,
+    },
+    /// A new constant; the name is made unique.
+    Constant(String, TensorData),
+}
+
+/// A node that a patch adds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewNode {
+    /// Wanted name; made unique.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// Its operands.
+    pub inputs: Vec<Option<Value>>,
+    /// How many results are wanted.
+    pub outputs: usize,
+}
+
+/// A proposal: these nodes go, those come, and these tensors are now computed so.
+///
+/// Every replaced tensor keeps its name and must keep its type. Nodes whose results nobody reads any more vanish
+/// without being listed in `removes`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    /// Nodes that the new ones stand for. Their source names pass on to the new nodes.
+    pub removes: Vec<NodeId>,
+    /// New nodes, in an order in which they can run.
+    pub nodes: Vec<NewNode>,
+    /// Old tensors and what they become.
+    pub replaces: Vec<(TensorId, Value)>,
+    /// What the nodes became, for the log.
+    pub what: String,
+}
+
+/// What a pass found in one look at the graph.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Proposals. Of those that touch the same nodes only the first is applied in this round.
+    pub patches: Vec<Patch>,
+    /// Places where the pattern almost matched.
+    pub near_misses: Vec<NearMiss>,
+}
+
+/// Names of the source nodes that `nodes` stand for; a node without any gives its own name.
+pub(crate) fn sources_of(graph: &Graph, nodes: &[NodeId]) -> Vec<String> {
+    let mut sources = Vec::new();
+    for id in nodes {
+        let node = graph.node(*id);
+        if node.sources.is_empty() {
+            sources.push(node.name.clone());
+        } else {
+            sources.extend(node.sources.iter().cloned());
+        }
+    }
+    sources
+}
+
+/// The patches that touch no node an earlier one removes.
+pub(crate) fn without_overlaps(patches: Vec<Patch>) -> Vec<Patch> {
+    let mut taken = std::collections::HashSet::new();
+    let mut kept = Vec::new();
+    for patch in patches {
+        let free = patch.removes.iter().all(|node| !taken.contains(node));
+        if free {
+            taken.extend(patch.removes.iter().copied());
+            kept.push(patch);
+        }
+    }
+    kept
+}
+
+/// Rebuilds `graph` with `patches` applied and without what nobody reads. Inputs stay, even unread ones.
+///
+/// Fails when a patch gives a tensor another type, reads what it removes, or is circular.
+pub(crate) fn apply(graph: &Graph, patches: &[Patch]) -> Result<Graph, GraphError> {
+    let mut rebuild = Rebuild::new(graph, patches)?;
+    for (name, tensor) in graph.outputs() {
+        let id = rebuild.tensor(*tensor)?;
+        rebuild.new.add_output(name.clone(), id)?;
+    }
+    Ok(rebuild.new)
+}
+
+/// State of one rebuild: copies on demand, from the outputs back, depth first.
+struct Rebuild<'a> {
+    old: &'a Graph,
+    patches: &'a [Patch],
+    new: Graph,
+    /// Which patch replaces a tensor, and with what.
+    replaced: HashMap<TensorId, (usize, &'a Value)>,
+    done: HashMap<TensorId, TensorId>,
+    done_patch_nodes: HashMap<(usize, usize), NodeId>,
+}
+
+/// Work still to do; an explicit stack, because chains of nodes are long.
+enum Job {
+    Old(NodeId),
+    New(usize, usize),
+}
+
+impl<'a> Rebuild<'a> {
+    fn new(old: &'a Graph, patches: &'a [Patch]) -> Result<Self, GraphError> {
+        let mut new = Graph::new(old.name.clone());
+        let mut done = HashMap::new();
+        for id in old.inputs() {
+            let tensor = old.tensor(*id);
+            done.insert(*id, new.add_input(tensor.name.clone(), tensor.ty.clone())?);
+        }
+        let mut replaced = HashMap::new();
+        for (index, patch) in patches.iter().enumerate() {
+            for (tensor, value) in &patch.replaces {
+                replaced.insert(*tensor, (index, value));
+            }
+        }
+        Ok(Rebuild { old, patches, new, replaced, done, done_patch_nodes: HashMap::new() })
+    }
+
+    /// The new id of an old tensor, computing what it needs first.
+    fn tensor(&mut self, id: TensorId) -> Result<TensorId, GraphError> {
+        let mut stack: Vec<Job> = self.job_for_old(id)?.into_iter().collect();
+        // Every pass over a job either finishes it or pushes one that must finish first; more pushes than nodes
+        // on the stack at once means that a patch made a circle.
+        let limit = self.old.nodes().len() + self.patches.iter().map(|p| p.nodes.len()).sum::<usize>() + 1;
+        while let Some(job) = stack.last() {
+            let missing = match job {
+                Job::Old(node) => self.visit_old(*node)?,
+                Job::New(patch, node) => self.visit_new(*patch, *node)?,
+            };
+            match missing {
+                Some(job) => stack.push(job),
+                None => drop(stack.pop()),
+            }
+            if stack.len() > limit {
+                let name = self.old.tensor(id).name.clone();
+                return Err(GraphError::Invalid { where_: name, what: "a patch made a circle".into() });
+            }
+        }
+        self.resolve_old(id)
+    }
+
+    /// The job that must run before an old tensor exists in the new graph.
+    fn job_for_old(&mut self, id: TensorId) -> Result<Option<Job>, GraphError> {
+        if self.done.contains_key(&id) {
+            return Ok(None);
+        }
+        if let Some((patch, value)) = self.replaced.get(&id).copied() {
+            return self.job_for_value(patch, value);
+        }
+        let tensor = self.old.tensor(id);
+        match &tensor.origin {
+            Origin::Node { node, .. } => Ok(Some(Job::Old(*node))),
+            Origin::Constant(data) => {
+                let name = self.new.fresh_name(&tensor.name);
+                let new = self.new.add_constant(name, data.clone())?;
+                self.done.insert(id, new);
+                Ok(None)
+            }
+            Origin::Input => Ok(None),
+        }
+    }
+
+    fn job_for_value(&mut self, patch: usize, value: &Value) -> Result<Option<Job>, GraphError> {
+        match value {
+            Value::Old(id) => self.job_for_old(*id),
+            Value::Constant(..) => Ok(None),
+            Value::New { node, .. } => {
+                Ok((!self.done_patch_nodes.contains_key(&(patch, *node))).then_some(Job::New(patch, *node)))
+            }
+        }
+    }
+
+    fn resolve_old(&mut self, id: TensorId) -> Result<TensorId, GraphError> {
+        if let Some(new) = self.done.get(&id) {
+            return Ok(*new);
+        }
+        let Some((patch, value)) = self.replaced.get(&id).copied() else {
+            let name = self.old.tensor(id).name.clone();
+            return Err(GraphError::Invalid {
+                where_: name,
+                what: "read, but nothing computes it any more".into(),
+            });
+        };
+        let new = self.resolve_value(patch, value)?;
+        let (before, after) = (&self.old.tensor(id).ty, &self.new.tensor(new).ty);
+        if before.dtype != after.dtype || before.shape.rank() != after.shape.rank() {
+            let what = format!("the patch `{}` turns {before} into {after}", self.patches[patch].what);
+            return Err(GraphError::Invalid { where_: self.old.tensor(id).name.clone(), what });
+        }
+        self.done.insert(id, new);
+        Ok(new)
+    }
+
+    fn resolve_value(&mut self, patch: usize, value: &Value) -> Result<TensorId, GraphError> {
+        match value {
+            Value::Old(id) => self.resolve_old(*id),
+            Value::Constant(name, data) => {
+                let name = self.new.fresh_name(name);
+                self.new.add_constant(name, data.clone())
+            }
+            Value::New { node, output } => {
+                let missing = || GraphError::Invalid {
+                    where_: self.patches[patch].what.clone(),
+                    what: format!("the patch has no output {output} of node {node}"),
+                };
+                let id = self.done_patch_nodes.get(&(patch, *node)).ok_or_else(missing)?;
+                self.new.node(*id).outputs.get(*output).copied().flatten().ok_or_else(missing)
+            }
+        }
+    }
+
+    /// Copies an old node, or says what must run first.
+    fn visit_old(&mut self, id: NodeId) -> Result<Option<Job>, GraphError> {
+        let node = self.old.node(id);
+        if node.outputs.iter().flatten().any(|output| self.done.contains_key(output)) {
+            return Ok(None);
+        }
+        for input in node.inputs.iter().flatten() {
+            if let Some(job) = self.job_for_old(*input)? {
+                return Ok(Some(job));
+            }
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for input in &node.inputs {
+            inputs.push(input.map(|id| self.resolve_old(id)).transpose()?);
+        }
+        let names: Vec<String> = node
+            .outputs
+            .iter()
+            .map(|output| output.map_or(String::new(), |id| self.new.fresh_name(&self.old.tensor(id).name)))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let name = self.new.fresh_node_name(&node.name);
+        let new = self.new.add_node(name, node.op.clone(), &inputs, &names)?;
+        self.new.set_sources(new, node.sources.clone());
+        let results: Vec<_> = self.new.node(new).outputs.clone();
+        for (old, new) in node.outputs.iter().zip(results) {
+            if let (Some(old), Some(new)) = (old, new) {
+                if !self.replaced.contains_key(old) {
+                    self.done.insert(*old, new);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds a patch's node, or says what must run first.
+    fn visit_new(&mut self, patch: usize, index: usize) -> Result<Option<Job>, GraphError> {
+        if self.done_patch_nodes.contains_key(&(patch, index)) {
+            return Ok(None);
+        }
+        let proposal = &self.patches[patch];
+        let Some(node) = proposal.nodes.get(index) else {
+            let what = format!("the patch has no node {index}");
+            return Err(GraphError::Invalid { where_: proposal.what.clone(), what });
+        };
+        for value in node.inputs.iter().flatten() {
+            if let Some(job) = self.job_for_value(patch, value)? {
+                return Ok(Some(job));
+            }
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for value in &node.inputs {
+            inputs.push(match value {
+                Some(value) => Some(self.resolve_value(patch, value)?),
+                None => None,
+            });
+        }
+        let names: Vec<String> =
+            (0..node.outputs).map(|output| self.result_name(patch, index, output)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let name = self.new.fresh_node_name(&node.name);
+        let id = self.new.add_node(name, node.op.clone(), &inputs, &names)?;
+        self.new.set_sources(id, sources_of(self.old, &proposal.removes));
+        self.done_patch_nodes.insert((patch, index), id);
+        Ok(None)
+    }
+
+    /// A result that replaces an old tensor takes over its name.
+    fn result_name(&self, patch: usize, node: usize, output: usize) -> String {
+        let proposal = &self.patches[patch];
+        let replaced = proposal.replaces.iter().find(|(_, value)| *value == Value::New { node, output });
+        match replaced {
+            Some((old, _)) => self.new.fresh_name(&self.old.tensor(*old).name),
+            None => self.new.fresh_name(&format!("{}.{output}", proposal.nodes[node].name)),
+        }
+    }
+}
