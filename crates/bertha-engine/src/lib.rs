@@ -45,6 +45,7 @@ mod memory;
 mod name;
 mod plan;
 mod reader;
+mod section;
 mod section_writer;
 #[doc(hidden)]
 pub mod testing;
