@@ -49,11 +49,9 @@ impl Section {
         let bytes = file.get(self.place(&(0..self.info.length))?).unwrap_or_default();
         let first = (range.start / CHUNK as u64) as usize;
         let end = range.end.div_ceil(CHUNK as u64) as usize;
-        let numbered = bytes.chunks(CHUNK).zip(&self.chunks).enumerate();
+        let numbered = bytes.chunks(CHUNK).zip(&self.chunks).enumerate().skip(first).take(end - first);
         let work: Vec<Unchecked<'_>> = numbered
             .map(|(number, (bytes, chunk))| (number, bytes, chunk))
-            .skip(first)
-            .take(end - first)
             .filter(|(_, _, chunk)| !chunk.intact.load(Ordering::Relaxed))
             .collect();
         match first_damaged_of(&work) {
@@ -85,6 +83,10 @@ impl Section {
 
 /// Checks pieces, on several threads if there are many: number and length of the first that is damaged.
 fn first_damaged_of(work: &[Unchecked<'_>]) -> Option<(usize, usize)> {
+    if work.len() <= CHUNKS_PER_THREAD {
+        return first_damaged(work);
+    }
+    // Asked only now, because the question is not free: it reads the limits of the process's control group.
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let share = work.len().div_ceil(threads).max(CHUNKS_PER_THREAD);
     let (own, others) = work.split_at(work.len().min(share));

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::Result;
 use crate::checksum::checksum;
-use crate::content::Metadata;
+use crate::content::{Metadata, SectionInfo};
 use crate::error::{EngineError, Fault};
 use crate::layout::{ALIGNMENT, Entry, FORMAT_VERSION, HEADER_LEN, Header, align_up, encode_table};
 use crate::name::{
@@ -144,6 +144,21 @@ impl EngineWriter {
         let mut section = self.begin_section(name)?;
         section.append(bytes)?;
         section.finish()
+    }
+
+    /// Copies the sections of another file that `keep` approves of, in their order: to add or replace a plan, copy all
+    /// but the old one and write the new one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::section`], and [`Fault::DamagedSection`] if a section of `source` is damaged.
+    pub fn copy_sections(
+        &mut self,
+        source: &EngineFile,
+        mut keep: impl FnMut(&SectionInfo) -> bool,
+    ) -> Result<()> {
+        let mut kept = source.sections().filter(|info| keep(info));
+        kept.try_for_each(|info| self.section(&info.name, &source.section(&info.name)?))
     }
 
     /// Begins a section that is written piece by piece.

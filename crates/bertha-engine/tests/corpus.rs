@@ -55,7 +55,10 @@ fn every_input_of_the_corpus_is_handled() {
 fn the_corpus_holds_the_seeds() {
     for (name, seed) in seeds() {
         let stored = std::fs::read(corpus().join(name)).unwrap_or_default();
-        assert!(stored == seed, "seed {name} is stale: run `cargo test -p bertha-engine -- --ignored write_seeds`");
+        assert!(
+            stored == seed,
+            "seed {name} is stale: run `cargo test -p bertha-engine -- --ignored write_seeds`"
+        );
     }
 }
 

@@ -158,3 +158,20 @@ fn a_file_needs_no_more_than_metadata() {
     let error = engine.graph().unwrap_err().to_string();
     assert_eq!(error, "engine in memory: has no section `graph`; rebuild it with `bertha build`");
 }
+
+#[test]
+fn a_plan_is_replaced_by_copying_the_rest() {
+    let old = small_engine();
+    let mut writer = EngineWriter::in_memory();
+    writer.copy_sections(&old, |section| section.kind() != SectionKind::Plan("cpu")).unwrap();
+    writer.plan(&plan_header("cpu"), b"other steps").unwrap();
+    let new = writer.finish().unwrap();
+    new.verify().unwrap();
+    assert_eq!(&new.plan("cpu").unwrap().payload[..], b"other steps");
+    assert_eq!(new.sections().len(), old.sections().len());
+    for section in old.sections().filter(|section| section.name != "plan:cpu") {
+        let same = new.sections().find(|other| other.name == section.name).unwrap();
+        assert_eq!((same.length, same.checksum), (section.length, section.checksum), "{}", section.name);
+        assert_eq!(new.section(&section.name).unwrap(), old.section(&section.name).unwrap());
+    }
+}
