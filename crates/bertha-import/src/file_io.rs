@@ -59,3 +59,21 @@ pub(crate) fn write_atomically(
     temporary.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
+
+/// Says what a file is when it is plainly none of the binary formats read here: the usual accidents of downloading.
+pub(crate) fn look_alike(bytes: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 8] = [
+        (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+        (b"<!DOCTYPE", "it is a web page (a download that went wrong)"),
+        (b"<!doctype", "it is a web page (a download that went wrong)"),
+        (b"<html", "it is a web page (a download that went wrong)"),
+        (b"<?xml", "it is XML (a download that went wrong)"),
+        (b"{", "it is JSON text"),
+        (b"PK\x03\x04", "it is a zip archive (perhaps a PyTorch or npz file)"),
+        (b"\x1f\x8b", "it is packed with gzip: unpack it first"),
+    ];
+    if bytes.is_empty() {
+        return Some("it is empty");
+    }
+    KINDS.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, kind)| *kind)
+}

@@ -14,5 +14,6 @@ mod file_io;
 
 pub mod hf;
 pub mod npz;
+pub mod onnx;
 
 pub use error::{ImportError, Result};

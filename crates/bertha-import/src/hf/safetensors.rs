@@ -12,7 +12,7 @@ use bytes::Bytes;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::{ImportError, Result};
-use crate::file_io::{map_file, write_atomically};
+use crate::file_io::{look_alike, map_file, write_atomically};
 
 /// Name of the format in messages.
 const FORMAT: &str = "safetensors";
@@ -48,7 +48,10 @@ impl SafetensorsFile {
     /// As [`SafetensorsFile::open`].
     pub fn from_bytes(path: impl AsRef<Path>, bytes: Bytes) -> Result<Self> {
         let path = path.as_ref();
-        let (metadata, data) = split(&bytes).map_err(|reason| ImportError::format(path, FORMAT, reason))?;
+        let (metadata, data) = split(&bytes).map_err(|reason| {
+            // The first bytes are a length, so they can look like anything; only a file that fails is judged by them.
+            ImportError::format(path, FORMAT, look_alike(&bytes).map_or(reason, str::to_owned))
+        })?;
         let names = metadata.offset_keys();
         Ok(Self { path: path.to_owned(), metadata, names, data })
     }

@@ -12,6 +12,7 @@ use super::pickle::{self, Dialect, Heap, Object, Reader, Ref, StorageKey};
 use super::storage::Storages;
 use super::{Contents, FORMAT, flatten};
 use crate::error::{ImportError, Result};
+use crate::file_io::look_alike;
 
 /// First pickle of every such file.
 const MAGIC: i128 = 0x1950_a86a_20f9_469c_fc6c;
@@ -29,7 +30,13 @@ pub(super) fn read(path: &Path, bytes: Bytes) -> Result<Contents> {
         }
     };
 
-    let not_torch = || wrong("it is neither a zip archive nor starts with PyTorch's magic number".into());
+    let not_torch = || {
+        wrong(
+            look_alike(&bytes)
+                .unwrap_or("it is neither a zip archive nor starts with PyTorch's magic number")
+                .into(),
+        )
+    };
     match pickle::run(&mut reader, Dialect::Plain) {
         Ok((heap, root)) if matches!(heap.get(root), Object::Int(MAGIC)) => {}
         // A file cut off within the magic number, or another pickle, is not told apart from any other file.

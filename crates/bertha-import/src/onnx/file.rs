@@ -1,0 +1,97 @@
+//! Reading a model file.
+
+use std::path::{Path, PathBuf};
+
+use bertha_graph::TensorData;
+use bytes::Bytes;
+use prost::Message;
+
+use super::FORMAT;
+use super::external::ExternalFiles;
+use super::proto::{GraphProto, ModelProto, TensorProto};
+use crate::error::{ImportError, Result};
+use crate::file_io::{look_alike, map_file};
+
+/// Largest message protobuf allows; bigger models keep their weights in external files.
+pub(super) const MAX_MODEL_BYTES: usize = i32::MAX as usize;
+
+/// An opened model.
+#[derive(Debug)]
+pub struct OnnxFile {
+    path: PathBuf,
+    /// The model as stored. [`OnnxFile::open`] has made sure that it has a graph.
+    pub model: ModelProto,
+    /// Where its external tensors are.
+    pub externals: ExternalFiles,
+}
+
+impl OnnxFile {
+    /// Maps and decodes a model. Raw tensor data stay in the mapping; external files are opened when a tensor in them is
+    /// asked for. Messages nested more than a hundred deep are refused.
+    ///
+    /// # Errors
+    /// [`ImportError::Io`]; [`ImportError::Format`] when the file is not an ONNX model or is too large for one.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let model = decode(path, map_file(path)?)?;
+        Ok(Self { path: path.to_owned(), model, externals: ExternalFiles::beside(path) })
+    }
+
+    /// Decodes a model already in memory, which can have no external files; `path` only names it in messages.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::open`].
+    pub fn from_bytes(path: impl AsRef<Path>, bytes: Bytes) -> Result<Self> {
+        let path = path.as_ref();
+        let model = decode(path, bytes)?;
+        Ok(Self { path: path.to_owned(), model, externals: ExternalFiles::none(path) })
+    }
+
+    /// The file, as given when opening.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The graph.
+    ///
+    /// # Errors
+    /// [`ImportError::Format`] when it has been taken out of [`OnnxFile::model`].
+    pub fn graph(&self) -> Result<&GraphProto> {
+        self.model.graph.as_ref().ok_or_else(|| no_graph(&self.path))
+    }
+
+    /// The elements of a tensor of this model: see [`ExternalFiles::tensor`].
+    ///
+    /// # Errors
+    /// As [`ExternalFiles::tensor`].
+    pub fn tensor(&self, tensor: &TensorProto) -> Result<TensorData> {
+        self.externals.tensor(tensor)
+    }
+}
+
+fn no_graph(path: &Path) -> ImportError {
+    ImportError::format(path, FORMAT, "it has no graph")
+}
+
+fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto> {
+    let wrong = |reason: String| ImportError::format(path, FORMAT, reason);
+    if bytes.len() > MAX_MODEL_BYTES {
+        return Err(wrong(format!(
+            "it has {} bytes, more than the 2 GiB a protobuf message may have",
+            bytes.len()
+        )));
+    }
+    if let Some(kind) = look_alike(&bytes) {
+        return Err(wrong(kind.into()));
+    }
+    let model = ModelProto::decode(bytes)
+        .map_err(|error| wrong(format!("it is damaged or of another format ({error})")))?;
+    // Protobuf accepts much by skipping what it does not know, so look for what every model has.
+    if model.graph.is_none() {
+        return Err(no_graph(path));
+    }
+    if model.ir_version < 1 {
+        return Err(wrong(format!("it has the IR version {}", model.ir_version)));
+    }
+    Ok(model)
+}

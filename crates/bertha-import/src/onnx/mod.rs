@@ -1,0 +1,17 @@
+//! ONNX models: the messages of the format, reading files and their tensors, writing files.
+
+mod dtype;
+mod external;
+mod file;
+pub mod proto;
+mod tensor;
+mod write;
+
+pub use dtype::{data_type, dtype_of};
+pub use external::ExternalFiles;
+pub use file::OnnxFile;
+pub use tensor::tensor_proto;
+pub use write::{ExternalData, write_onnx};
+
+/// Name of the format in messages.
+const FORMAT: &str = "ONNX";
