@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::hf::torch_bin::PickleError;
+use crate::onnx::UnsupportedNode;
 
 /// Result of everything that reads or writes model files.
 pub type Result<T, E = ImportError> = std::result::Result<T, E>;
@@ -83,6 +84,28 @@ pub enum ImportError {
         reason: &'static str,
     },
 
+    /// A node of an ONNX file does not fit its op or its operands.
+    #[error("{}: node `{node}` ({op_type}): {reason}", path.display())]
+    Node {
+        /// The ONNX file.
+        path: PathBuf,
+        /// The node's name, made from its op and position when it has none.
+        node: String,
+        /// Its op.
+        op_type: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// An ONNX file uses ops that cannot be imported.
+    #[error("{}: {}", path.display(), unsupported_list(nodes))]
+    UnsupportedNodes {
+        /// The ONNX file.
+        path: PathBuf,
+        /// All such nodes, in the order of the file.
+        nodes: Vec<UnsupportedNode>,
+    },
+
     /// A sharded checkpoint does not fit together.
     #[error("{}: {reason}", path.display())]
     Shards {
@@ -132,6 +155,16 @@ impl ImportError {
             nearest: nearest_name(tensor, names),
         }
     }
+}
+
+/// One line for each node.
+fn unsupported_list(nodes: &[UnsupportedNode]) -> String {
+    let mut list = format!("{} nodes are not supported:", nodes.len());
+    for UnsupportedNode { name, op_type, domain, reason } in nodes {
+        let domain = if domain.is_empty() { String::new() } else { format!("{domain}.") };
+        list.push_str(&format!("\n  node `{name}` ({domain}{op_type}): {reason}"));
+    }
+    list
 }
 
 fn nearest_note(nearest: &Option<String>) -> String {

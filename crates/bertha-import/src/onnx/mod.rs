@@ -3,6 +3,7 @@
 mod dtype;
 mod external;
 mod file;
+mod import;
 pub mod proto;
 mod tensor;
 mod write;
@@ -10,6 +11,7 @@ mod write;
 pub use dtype::{data_type, dtype_of};
 pub use external::ExternalFiles;
 pub use file::OnnxFile;
+pub use import::{ImportOptions, UnsupportedNode, import, import_model};
 pub use tensor::tensor_proto;
 pub use write::{ExternalData, write_onnx};
 

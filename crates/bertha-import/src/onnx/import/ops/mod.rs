@@ -1,0 +1,133 @@
+//! One row for each op of the default domain that can be imported.
+
+use std::ops::RangeInclusive;
+
+use super::context::{NodeContext, Translated};
+
+mod attention;
+mod constant;
+mod control;
+mod elementwise;
+mod layout;
+mod product;
+mod quantize;
+mod reduce;
+
+/// How to translate one op.
+pub(super) struct OpRow {
+    /// The op's name.
+    pub(super) op_type: &'static str,
+    /// The first version of the default operator set whose meaning the translation knows.
+    pub(super) since: i64,
+    /// How many operands the op takes, counting those that are left out in the middle.
+    pub(super) inputs: RangeInclusive<usize>,
+    /// The largest number of results.
+    pub(super) outputs: usize,
+    /// Adds the op to the graph.
+    pub(super) translate: for<'a, 'm> fn(&mut NodeContext<'a, 'm>) -> Translated,
+}
+
+/// Any number of operands or results.
+const MANY: usize = usize::MAX;
+
+macro_rules! rows {
+    ($($op_type:literal $since:literal $inputs:expr, $outputs:expr => $translate:path;)*) => {
+        &[$(OpRow {
+            op_type: $op_type,
+            since: $since,
+            inputs: $inputs,
+            outputs: $outputs,
+            translate: |node| $translate(node),
+        }),*]
+    };
+}
+
+/// Every op, in order of name. The number after the name is the operator set from which on the op is understood;
+/// where an op changed its form later, its translation asks for the version of the file.
+#[rustfmt::skip]
+pub(super) const OPS: &[OpRow] = rows! {
+    "Abs"                    7 1..=1, 1 => elementwise::abs;
+    "Add"                    7 2..=2, 1 => elementwise::add;
+    "And"                    7 2..=2, 1 => elementwise::and;
+    "Attention"             23 3..=7, 4 => attention::attention;
+    "Cast"                   7 1..=1, 1 => elementwise::cast;
+    "Ceil"                   7 1..=1, 1 => elementwise::ceil;
+    "Clip"                   7 1..=3, 1 => elementwise::clip;
+    "Concat"                 7 1..=MANY, 1 => layout::concat;
+    "Constant"               7 0..=0, 1 => constant::constant;
+    "ConstantOfShape"        9 1..=1, 1 => constant::constant_of_shape;
+    "Cos"                    7 1..=1, 1 => elementwise::cos;
+    "CumSum"                11 2..=2, 1 => reduce::cumsum;
+    "DequantizeLinear"      10 2..=3, 1 => quantize::dequantize_linear;
+    "Div"                    7 2..=2, 1 => elementwise::div;
+    "DynamicQuantizeLinear" 11 1..=1, 3 => quantize::dynamic_quantize_linear;
+    "Equal"                  7 2..=2, 1 => elementwise::equal;
+    "Erf"                    9 1..=1, 1 => elementwise::erf;
+    "Expand"                 8 2..=2, 1 => layout::expand;
+    "Gather"                 7 2..=2, 1 => layout::gather;
+    "GatherElements"        11 2..=2, 1 => layout::gather_elements;
+    "GatherND"              11 2..=2, 1 => layout::gather_nd;
+    "Gelu"                  20 1..=1, 1 => elementwise::gelu;
+    "Gemm"                   7 2..=3, 1 => product::gemm;
+    "Greater"                7 2..=2, 1 => elementwise::greater;
+    "GreaterOrEqual"        12 2..=2, 1 => elementwise::greater_or_equal;
+    "Identity"               7 1..=1, 1 => elementwise::identity;
+    "If"                     7 1..=1, MANY => control::if_else;
+    "IsNaN"                  9 1..=1, 1 => elementwise::is_nan;
+    "LayerNormalization"    17 2..=3, 3 => reduce::layer_normalization;
+    "Less"                   7 2..=2, 1 => elementwise::less;
+    "LessOrEqual"           12 2..=2, 1 => elementwise::less_or_equal;
+    "Log"                    7 1..=1, 1 => elementwise::log;
+    "MatMul"                 7 2..=2, 1 => product::matmul;
+    "MatMulInteger"         10 2..=4, 1 => product::matmul_integer;
+    "Max"                    7 1..=MANY, 1 => elementwise::max;
+    "Min"                    7 1..=MANY, 1 => elementwise::min;
+    "Mul"                    7 2..=2, 1 => elementwise::mul;
+    "Neg"                    7 1..=1, 1 => elementwise::neg;
+    "Not"                    7 1..=1, 1 => elementwise::not;
+    "Pad"                    7 1..=4, 1 => layout::pad;
+    "Pow"                    7 2..=2, 1 => elementwise::pow;
+    "QLinearMatMul"         10 8..=8, 1 => product::qlinear_matmul;
+    "QuantizeLinear"        10 2..=3, 1 => quantize::quantize_linear;
+    "Range"                 11 3..=3, 1 => constant::range;
+    "Reciprocal"             7 1..=1, 1 => elementwise::reciprocal;
+    "ReduceMean"             7 1..=2, 1 => reduce::reduce_mean;
+    "ReduceProd"             7 1..=2, 1 => reduce::reduce_prod;
+    "ReduceSum"              7 1..=2, 1 => reduce::reduce_sum;
+    "Relu"                   7 1..=1, 1 => elementwise::relu;
+    "Reshape"                7 2..=2, 1 => layout::reshape;
+    "RotaryEmbedding"       23 3..=4, 1 => attention::rotary_embedding;
+    "Shape"                  7 1..=1, 1 => constant::shape;
+    "Sigmoid"                7 1..=1, 1 => elementwise::sigmoid;
+    "Sign"                   9 1..=1, 1 => elementwise::sign;
+    "Sin"                    7 1..=1, 1 => elementwise::sin;
+    "Slice"                  7 1..=5, 1 => layout::slice;
+    "Softmax"                7 1..=1, 1 => reduce::softmax;
+    "Split"                  7 1..=2, MANY => layout::split;
+    "Sqrt"                   7 1..=1, 1 => elementwise::sqrt;
+    "Squeeze"                7 1..=2, 1 => layout::squeeze;
+    "Sub"                    7 2..=2, 1 => elementwise::sub;
+    "Tanh"                   7 1..=1, 1 => elementwise::tanh;
+    "Tile"                   7 2..=2, 1 => layout::tile;
+    "Transpose"              7 1..=1, 1 => layout::transpose;
+    "Unsqueeze"              7 1..=2, 1 => layout::unsqueeze;
+    "Where"                  9 3..=3, 1 => elementwise::select;
+};
+
+/// The row of an op of the default domain.
+pub(super) fn find(op_type: &str) -> Option<&'static OpRow> {
+    OPS.binary_search_by(|row| row.op_type.cmp(op_type)).ok().and_then(|index| OPS.get(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_in_order_of_name() {
+        assert!(OPS.is_sorted_by(|a, b| a.op_type < b.op_type));
+        assert_eq!(OPS.len(), 66);
+        assert!(OPS.iter().all(|row| find(row.op_type).is_some_and(|found| found.op_type == row.op_type)));
+        assert!(find("LSTM").is_none());
+    }
+}
