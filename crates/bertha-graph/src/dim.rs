@@ -61,6 +61,38 @@ impl Dim {
         names
     }
 
+    /// The least value that this can have while no symbol is negative (sizes never are), if there is one.
+    pub fn lower_bound(&self) -> Option<i64> {
+        let mut bound = 0;
+        for (monomial, coefficient) in &self.terms {
+            match monomial.is_empty() {
+                true => bound = *coefficient,
+                false if *coefficient < 0 => return None,
+                false => {}
+            }
+        }
+        Some(bound)
+    }
+
+    /// The largest value that this can have while no symbol is negative, if there is one.
+    pub fn upper_bound(&self) -> Option<i64> {
+        let mut bound = 0;
+        for (monomial, coefficient) in &self.terms {
+            match monomial.is_empty() {
+                true => bound = *coefficient,
+                false if *coefficient > 0 => return None,
+                false => {}
+            }
+        }
+        Some(bound)
+    }
+
+    /// Whether the polynomial has outgrown what real models have (64 terms, degree 16). The rules stop tracking such
+    /// dimensions, so that a hostile graph cannot make arithmetic on them arbitrarily slow.
+    pub fn is_unwieldy(&self) -> bool {
+        self.terms.len() > 64 || self.terms.iter().any(|(monomial, _)| monomial.len() > 16)
+    }
+
     /// The value under `bindings`, or the name of the first symbol that has none.
     pub fn eval(&self, bindings: &Bindings) -> Result<i64, Arc<str>> {
         let mut sum = 0i64;
@@ -164,6 +196,9 @@ impl From<&str> for Dim {
 impl Add for &Dim {
     type Output = Dim;
     fn add(self, other: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return Dim::from(a.saturating_add(b));
+        }
         Dim::from_terms(self.terms.iter().chain(&other.terms).cloned())
     }
 }
@@ -171,6 +206,9 @@ impl Add for &Dim {
 impl Sub for &Dim {
     type Output = Dim;
     fn sub(self, other: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return Dim::from(a.saturating_sub(b));
+        }
         let negated = other.terms.iter().map(|(m, c)| (m.clone(), c.saturating_neg()));
         Dim::from_terms(self.terms.iter().cloned().chain(negated))
     }
@@ -179,6 +217,9 @@ impl Sub for &Dim {
 impl Mul for &Dim {
     type Output = Dim;
     fn mul(self, other: &Dim) -> Dim {
+        if let (Some(a), Some(b)) = (self.as_const(), other.as_const()) {
+            return Dim::from(a.saturating_mul(b));
+        }
         let mut terms = Vec::with_capacity(self.terms.len() * other.terms.len());
         for (m1, c1) in &self.terms {
             for (m2, c2) in &other.terms {

@@ -162,6 +162,8 @@ impl Graph {
 
     /// Declares an input. The name must be new.
     pub fn add_input(&mut self, name: impl Into<String>, ty: TensorType) -> Result<TensorId, GraphError> {
+        // A branch of `If` may take tensors whose dimensions are data-dependent outside; its own must differ.
+        self.fresh_symbols = self.fresh_symbols.max(rules::FreshSymbols::after(&ty.shape));
         let id = self.add_tensor(name.into(), ty, Origin::Input, None)?;
         self.inputs.push(id);
         Ok(id)
