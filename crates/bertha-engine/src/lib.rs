@@ -47,6 +47,7 @@ mod plan;
 mod reader;
 mod section;
 mod section_writer;
+mod sections;
 #[doc(hidden)]
 pub mod testing;
 mod writer;

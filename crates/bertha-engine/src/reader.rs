@@ -1,6 +1,5 @@
 //! Opening a file and handing out what it holds.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -16,10 +15,7 @@ use crate::layout::{Header, decode_table};
 use crate::memory;
 use crate::name::{GRAPH, META, PACKED_PREFIX, PLAN_PREFIX, SectionKind, TOKENIZER, WEIGHTS, WEIGHTS_INDEX};
 use crate::plan::{Plan, PlanHeader};
-use crate::section::Section;
-
-/// Sections up to this length are checked when the file is opened, whatever they are.
-const EAGER_LENGTH: u64 = 1 << 20;
+use crate::sections::Sections;
 
 /// An open engine file.
 ///
@@ -32,14 +28,11 @@ pub struct EngineFile {
 
 struct Inner {
     name: String,
-    data: Bytes,
     header: Header,
-    sections: Vec<Section>,
-    by_name: HashMap<String, usize>,
+    sections: Sections,
     metadata: Metadata,
     index: WeightsIndex,
-    /// Header and start of the payload of each plan.
-    plans: Vec<(PlanHeader, u64)>,
+    plans: Vec<Plan>,
 }
 
 impl EngineFile {
@@ -98,7 +91,7 @@ impl EngineFile {
     /// The whole file as it is, unchecked but for its structure.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        self.inner.data.clone()
+        self.inner.sections.file().clone()
     }
 
     /// The sections, in file order.
@@ -110,7 +103,7 @@ impl EngineFile {
     /// Whether there is a section of this name.
     #[must_use]
     pub fn has_section(&self, name: &str) -> bool {
-        self.inner.by_name.contains_key(name)
+        self.inner.sections.contains(name)
     }
 
     /// The whole section `name`, aligned to [`crate::ALIGNMENT`] in memory.
@@ -119,7 +112,7 @@ impl EngineFile {
     ///
     /// [`Fault::MissingSection`], or [`Fault::DamagedSection`] if a checksum does not match.
     pub fn section(&self, name: &str) -> Result<Bytes> {
-        self.with(|inner| inner.section(name))
+        self.with(|inner| inner.sections.whole(inner.sections.find(name)?))
     }
 
     /// The bytes `range` of section `name`, counted from its start. Checks no more of the section than it must.
@@ -128,7 +121,7 @@ impl EngineFile {
     ///
     /// [`Fault::MissingSection`], [`Fault::OutOfRange`], or [`Fault::DamagedSection`] if a checksum does not match.
     pub fn section_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        self.with(|inner| inner.range(inner.find(name)?, range))
+        self.with(|inner| inner.sections.range(inner.sections.find(name)?, range))
     }
 
     /// Section `meta`.
@@ -143,7 +136,7 @@ impl EngineFile {
     ///
     /// [`Fault::MissingSection`].
     pub fn graph(&self) -> Result<&str> {
-        self.with(|inner| inner.graph())
+        self.with(|inner| inner.sections.text(GRAPH))
     }
 
     /// The tokenizer, if the file has one.
@@ -176,29 +169,25 @@ impl EngineFile {
         self.with(|inner| {
             let missing = || Fault::MissingTensor { tensor: name.to_owned() };
             let TensorEntry { offset, length, .. } = inner.index.get(name).ok_or_else(missing)?;
-            inner.range(inner.find(WEIGHTS)?, *offset..offset + length)
+            inner.sections.range(inner.sections.find(WEIGHTS)?, *offset..offset + length)
         })
     }
 
     /// The headers of all plans, in file order: one for each target.
     #[must_use]
     pub fn plans(&self) -> impl ExactSizeIterator<Item = &PlanHeader> {
-        self.inner.plans.iter().map(|(header, _)| header)
+        self.inner.plans.iter().map(|plan| &plan.header)
     }
 
     /// The plan for `target`.
     ///
     /// # Errors
     ///
-    /// [`Fault::MissingSection`], or [`Fault::DamagedSection`] if a checksum does not match.
+    /// [`Fault::MissingSection`].
     pub fn plan(&self, target: &str) -> Result<Plan> {
         self.with(|inner| {
-            let name = format!("{PLAN_PREFIX}{target}");
-            let section = inner.find(&name)?;
-            let plan = inner.plans.iter().find(|(header, _)| header.target == target);
-            let (header, start) = plan.ok_or(Fault::MissingSection { section: name })?;
-            let payload = inner.range(section, *start..section.info.length)?;
-            Ok(Plan { header: header.clone(), payload })
+            let plan = inner.plans.iter().find(|plan| plan.header.target == target);
+            plan.cloned().ok_or_else(|| Fault::MissingSection { section: format!("{PLAN_PREFIX}{target}") })
         })
     }
 
@@ -217,10 +206,7 @@ impl EngineFile {
     ///
     /// [`Fault::DamagedSection`] for the first piece that does not match.
     pub fn verify(&self) -> Result<()> {
-        self.with(|inner| {
-            let mut sections = inner.sections.iter();
-            sections.try_for_each(|section| section.verify(&inner.data, &(0..section.info.length)))
-        })
+        self.with(|inner| inner.sections.verify())
     }
 
     fn optional(&self, name: &str) -> Result<Option<Bytes>> {
@@ -247,91 +233,55 @@ impl Inner {
             return Err(Fault::BigEndianHost);
         }
         let header = Header::decode(&data)?;
-        let sections: Vec<_> = decode_table(&data, &header)?.into_iter().map(Section::new).collect();
-        let by_name =
-            sections.iter().enumerate().map(|(at, section)| (section.info.name.clone(), at)).collect();
-        let metadata = Metadata { producer: String::new(), model: serde_json::Value::Null };
-        let (index, plans) = (WeightsIndex::default(), Vec::new());
-        let mut inner = Self { name, data, header, sections, by_name, metadata, index, plans };
-        inner.read_contents()?;
-        Ok(inner)
+        let entries = decode_table(&data, &header)?;
+        let sections = Sections::new(data, entries);
+        sections.verify_small()?;
+        let metadata = read_metadata(&sections)?;
+        let index = read_index(&sections)?;
+        let plans = read_plans(&sections)?;
+        if sections.contains(GRAPH) {
+            sections.text(GRAPH)?;
+        }
+        Ok(Self { name, header, sections, metadata, index, plans })
     }
+}
 
-    /// Checks the small sections and reads those that the container understands.
-    fn read_contents(&mut self) -> Result<(), Fault> {
-        for section in &self.sections {
-            let blob = matches!(
-                section.info.kind(),
-                SectionKind::Weights | SectionKind::Packed(_) | SectionKind::Other
-            );
-            if !blob || section.info.length <= EAGER_LENGTH {
-                section.verify(&self.data, &(0..section.info.length))?;
-            }
+fn read_metadata(sections: &Sections) -> Result<Metadata, Fault> {
+    let section = sections.find(META)?;
+    serde_json::from_slice(&sections.whole(section)?)
+        .map_err(|error| section.invalid(format!("it is not the JSON of metadata: {error}")))
+}
+
+fn read_index(sections: &Sections) -> Result<WeightsIndex, Fault> {
+    let beside = |name| format!("section `{name}` is missing beside it");
+    match (sections.find(WEIGHTS), sections.find(WEIGHTS_INDEX)) {
+        (Ok(weights), Ok(index)) => {
+            WeightsIndex::decode(&sections.whole(index)?, index.info.offset, weights.info.length)
         }
-        let meta = self.find(META)?;
-        self.metadata = serde_json::from_slice(&self.section(META)?)
-            .map_err(|error| meta.invalid(format!("it is not the JSON of metadata: {error}")))?;
-        if self.by_name.contains_key(GRAPH) {
-            self.graph()?;
-        }
-        match (self.find(WEIGHTS), self.find(WEIGHTS_INDEX)) {
-            (Ok(weights), Ok(index)) => {
-                let json = self.section(WEIGHTS_INDEX)?;
-                self.index = WeightsIndex::decode(&json, index.info.offset, weights.info.length)?;
+        (Ok(weights), Err(_)) => Err(weights.invalid(beside(WEIGHTS_INDEX))),
+        (Err(_), Ok(index)) => Err(index.invalid(beside(WEIGHTS))),
+        (Err(_), Err(_)) => Ok(WeightsIndex::default()),
+    }
+}
+
+fn read_plans(sections: &Sections) -> Result<Vec<Plan>, Fault> {
+    let mut plans = Vec::new();
+    for section in sections.iter() {
+        let SectionInfo { name, offset, .. } = &section.info;
+        match section.info.kind() {
+            SectionKind::Plan(target) => {
+                let bytes = sections.whole(section)?;
+                let (header, start) = PlanHeader::decode(&bytes, name, target, *offset)?;
+                plans.push(Plan { header, payload: bytes.slice(start..) });
             }
-            (Ok(weights), Err(_)) => {
-                return Err(weights.invalid(format!("section `{WEIGHTS_INDEX}` is missing beside it")));
-            }
-            (Err(_), Ok(index)) => {
-                return Err(index.invalid(format!("section `{WEIGHTS}` is missing beside it")));
-            }
-            (Err(_), Err(_)) => {}
-        }
-        for section in &self.sections {
-            let info = &section.info;
-            match info.kind() {
-                SectionKind::Plan(target) => {
-                    let bytes = self.range(section, 0..info.length)?;
-                    let (header, start) = PlanHeader::decode(&bytes, &info.name, target, info.offset)?;
-                    self.plans.push((header, start as u64));
+            SectionKind::Packed(target) => {
+                let plan = format!("{PLAN_PREFIX}{target}");
+                if !sections.contains(&plan) {
+                    return Err(section.invalid(format!("section `{plan}` is missing beside it")));
                 }
-                SectionKind::Packed(target)
-                    if !self.by_name.contains_key(&format!("{PLAN_PREFIX}{target}")) =>
-                {
-                    return Err(
-                        section.invalid(format!("section `{PLAN_PREFIX}{target}` is missing beside it"))
-                    );
-                }
-                _ => {}
             }
+            _ => {}
         }
-        Ok(())
     }
-
-    fn find(&self, name: &str) -> Result<&Section, Fault> {
-        self.by_name
-            .get(name)
-            .and_then(|&at| self.sections.get(at))
-            .ok_or_else(|| Fault::MissingSection { section: name.to_owned() })
-    }
-
-    fn section(&self, name: &str) -> Result<Bytes, Fault> {
-        let section = self.find(name)?;
-        self.range(section, 0..section.info.length)
-    }
-
-    fn graph(&self) -> Result<&str, Fault> {
-        let section = self.find(GRAPH)?;
-        let all = 0..section.info.length;
-        section.verify(&self.data, &all)?;
-        let bytes = self.data.get(section.place(&all)?).unwrap_or_default();
-        str::from_utf8(bytes).map_err(|error| section.invalid(format!("it is not UTF-8 text: {error}")))
-    }
-
-    /// The bytes `range` of a section, checked.
-    fn range(&self, section: &Section, range: Range<u64>) -> Result<Bytes, Fault> {
-        let place = section.place(&range)?;
-        section.verify(&self.data, &range)?;
-        Ok(self.data.slice(place))
-    }
+    Ok(plans)
 }
