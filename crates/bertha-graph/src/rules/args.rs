@@ -225,6 +225,18 @@ impl<'a> Args<'a> {
         Ok(self.list(index)?.and_then(|dims| dims.iter().map(Dim::as_const).collect()))
     }
 
+    /// The length of a list of integers that is given, but whose elements only the data decide. `None` when it is absent
+    /// or its elements are known; an error when not even its length is.
+    pub(super) fn unknown_list(&self, index: usize) -> Result<Option<usize>, RuleError> {
+        if self.opt(index).is_none() || self.ints(index)?.is_some() {
+            return Ok(None);
+        }
+        match self.list_len(index)? {
+            Some(len) => Ok(Some(len)),
+            None => Err(self.error(index, "a length that is known before the graph runs")),
+        }
+    }
+
     /// The axes that an optional operand lists, as positions within `rank`, each once; `None` when it is absent.
     /// Axes that are not known before the graph runs are an error.
     pub(super) fn axes(&self, index: usize, rank: usize) -> Result<Option<Vec<usize>>, RuleError> {

@@ -125,9 +125,15 @@ pub(super) fn transpose(perm: &[usize], inputs: &[Option<Fact>]) -> Outcome {
     Ok(vec![Fact::with_value(x.dtype(), Shape(dims), value)])
 }
 
-pub(super) fn squeeze(inputs: &[Option<Fact>]) -> Outcome {
+pub(super) fn squeeze(inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Outcome {
     let args = Args::new(inputs, &["x", "axes?"])?;
     let x = args.get(0)?;
+    if let Some(count) = args.unknown_list(1)? {
+        return match x.rank().checked_sub(count) {
+            Some(rank) => Ok(vec![unknown_dims(x, rank, symbols)]),
+            None => Err(args.error(1, format_args!("at most {} axes", x.rank()))),
+        };
+    }
     let axes = match args.axes(1, x.rank())? {
         Some(axes) => axes,
         None if x.dims().iter().all(Dim::is_const) => {
@@ -146,9 +152,17 @@ pub(super) fn squeeze(inputs: &[Option<Fact>]) -> Outcome {
     Ok(vec![Fact::with_value(x.dtype(), Shape(dims), x.value.clone())])
 }
 
-pub(super) fn unsqueeze(inputs: &[Option<Fact>]) -> Outcome {
+/// The result when the axes are only known once the graph runs, but their number before.
+fn unknown_dims(x: &Fact, rank: usize, symbols: &mut FreshSymbols) -> Fact {
+    Fact::with_value(x.dtype(), Shape((0..rank).map(|_| symbols.fresh()).collect()), None)
+}
+
+pub(super) fn unsqueeze(inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Outcome {
     let args = Args::new(inputs, &["x", "axes"])?;
     let x = args.get(0)?;
+    if let Some(count) = args.unknown_list(1)? {
+        return Ok(vec![unknown_dims(x, x.rank().saturating_add(count).min(MAX_RANK + 1), symbols)]);
+    }
     let rank = x.rank() + args.ints(1)?.map_or(0, |axes| axes.len());
     let axes = args.axes(1, rank)?.unwrap_or_default();
     let mut old = x.dims().iter();

@@ -113,6 +113,14 @@ pub(super) fn pad(mode: PadMode, inputs: &[Option<Fact>], symbols: &mut FreshSym
         args.like(2, 0)?;
         args.single(2)?;
     }
+    if let Some(count) = args.unknown_list(3)? {
+        if args.list_len(1)?.is_some_and(|len| Some(len) != count.checked_mul(2)) {
+            return Err(args.error(1, format_args!("two elements for each of {count} axes")));
+        }
+        // Any dimension may be one of the padded ones.
+        let dims = x.dims().iter().map(|_| symbols.fresh()).collect();
+        return Ok(vec![Fact::with_value(x.dtype(), Shape(dims), None)]);
+    }
     let axes = args.axes(3, x.rank())?.unwrap_or_else(|| (0..x.rank()).collect());
     if args.list_len(1)?.is_some_and(|len| len != 2 * axes.len()) {
         return Err(args.error(1, format_args!("{} elements, two for each axis", 2 * axes.len())));

@@ -7,9 +7,6 @@ use crate::onnx::proto::OperatorSetIdProto;
 /// The newest version of the default operator set whose changes to the supported ops are known.
 pub(super) const NEWEST: i64 = 28;
 
-/// The oldest version that is read. Before it, broadcasting was asked for by attributes.
-pub(super) const OLDEST: i64 = 7;
-
 /// The version of each operator set that some nodes are written in, by domain.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Opsets<'m>(HashMap<&'m str, i64>);

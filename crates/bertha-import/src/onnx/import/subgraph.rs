@@ -95,13 +95,7 @@ pub(super) fn translate<'m>(
     label: &str,
     captured: &Captured<'m>,
 ) -> Translated<Graph> {
-    if node.importer.depth == MAX_DEPTH {
-        return Err(format!("branches lie more than {MAX_DEPTH} deep within one another").into());
-    }
-    if let Some(input) = branch.input.first() {
-        return Err(format!("branch `{label}` has an input `{}`; branches have none", input.name).into());
-    }
-    node.importer.refuse_sparse(branch)?;
+    enter(node, branch)?;
     let mut graph = Graph::new(format!("{}/{label}", node.name));
     let mut scope = Scope {
         names: HashMap::new(),
@@ -119,9 +113,45 @@ pub(super) fn translate<'m>(
     }
     scope.names.extend(captured.absent.iter().map(|name| (*name, Value::Absent)));
     node.importer.initializers(&mut scope, branch)?;
-    node.importer.depth += 1;
     node.importer.nodes(&mut graph, &mut scope, &branch.node)?;
     node.importer.depth -= 1;
     node.importer.outputs(&mut graph, &mut scope, branch)?;
     Ok(graph)
+}
+
+/// Translates a branch in the place of its node. The other branch may not even fit: exporters guard with a condition
+/// what is only valid for some shapes.
+pub(super) fn inline<'m>(node: &mut NodeContext<'_, 'm>, branch: &'m GraphProto) -> Translated {
+    enter(node, branch)?;
+    let mut scope = Scope {
+        names: node.scope.names.clone(),
+        opsets: node.scope.opsets.clone(),
+        attributes: node.scope.attributes.clone(),
+        prefix: format!("{}/", node.name),
+    };
+    node.importer.initializers(&mut scope, branch)?;
+    node.importer.nodes(node.graph, &mut scope, &branch.node)?;
+    node.importer.depth -= 1;
+    for (inner, outer) in branch.output.iter().zip(&node.node.output) {
+        let tensor = node.importer.resolve(node.graph, &mut scope, &inner.name)?;
+        if !outer.is_empty() {
+            node.scope.names.insert(outer, tensor.map_or(Value::Absent, Value::Tensor));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a branch before its nodes are translated, one level deeper.
+fn enter<'m>(node: &mut NodeContext<'_, 'm>, branch: &'m GraphProto) -> Translated {
+    if node.importer.depth == MAX_DEPTH {
+        return Err(format!("branches lie more than {MAX_DEPTH} deep within one another").into());
+    }
+    if let Some(input) = branch.input.first() {
+        return Err(
+            format!("branch `{}` has an input `{}`; branches have none", branch.name, input.name).into()
+        );
+    }
+    node.importer.refuse_sparse(branch)?;
+    node.importer.depth += 1;
+    Ok(())
 }

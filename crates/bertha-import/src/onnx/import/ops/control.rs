@@ -1,9 +1,18 @@
 //! Branches.
 
-use bertha_graph::Op;
+use bertha_graph::{Op, TensorId};
 
 use super::super::context::{NodeContext, Translated};
 use super::super::subgraph;
+
+/// Whether the condition holds, when the shapes or constants of the file decide it.
+fn known(node: &NodeContext, condition: TensorId) -> Option<bool> {
+    let tensor = node.graph.tensor(condition);
+    if let Some(data) = tensor.constant() {
+        return data.as_bools().ok()?.first().copied();
+    }
+    Some(tensor.value.as_ref()?.first()?.as_const()? != 0)
+}
 
 /// What the branches use of the graph around them becomes their inputs.
 pub(super) fn if_else(node: &mut NodeContext) -> Translated {
@@ -19,6 +28,10 @@ pub(super) fn if_else(node: &mut NodeContext) -> Translated {
             )
             .into());
         }
+    }
+    if let Some(condition) = known(node, condition) {
+        let [then_branch, else_branch] = branches;
+        return subgraph::inline(node, if condition { then_branch } else { else_branch });
     }
     let captured = subgraph::capture(node, &branches)?;
     let [then_branch, else_branch] = branches;

@@ -143,7 +143,11 @@ pub(super) fn pad(node: &mut NodeContext) -> Translated {
         if !node.has_input(1) {
             return Err("pads are missing".into());
         }
-        return node.emit_plain(Op::Pad { mode });
+        let mut inputs = node.inputs()?;
+        if let Some(value) = inputs.get_mut(2).filter(|_| mode != PadMode::Constant) {
+            *value = None; // the other modes copy elements; exporters give a value all the same
+        }
+        return node.emit(Op::Pad { mode }, &inputs);
     }
     refuse_second_input(node)?;
     let x = node.input(0)?;

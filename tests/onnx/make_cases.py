@@ -1,0 +1,153 @@
+"""Writes what the ONNX tests compare with: ONNX Runtime's outputs and the conformance cases of the onnx package.
+
+    pip install onnx onnxruntime numpy
+    python tests/onnx/make_cases.py OUT [--models FOLDER]
+
+OUT/models.json lists, for every .onnx file of FOLDER, inputs of several shapes with ragged masks and the outputs of
+ONNX Runtime (.npz). OUT/conformance.json lists the operator cases that use only the supported ops (model and tensors
+in ONNX's own format), with the reason for those that use types which are not supported.
+"""
+
+import argparse
+import json
+import pathlib
+import warnings
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime
+from onnx import numpy_helper
+
+OPS = set(
+    "Abs Add And Attention Cast Ceil Clip Concat Constant ConstantOfShape Cos CumSum DequantizeLinear Div "
+    "DynamicQuantizeLinear Equal Erf Expand Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity "
+    "If IsNaN LayerNormalization Less LessOrEqual Log MatMul MatMulInteger Max Min Mul Neg Not Pad Pow QLinearMatMul "
+    "QuantizeLinear Range Reciprocal ReduceMean ReduceProd ReduceSum Relu Reshape RotaryEmbedding Shape Sigmoid Sign "
+    "Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where".split()
+)
+
+# Batch size and length of each row; the longest row is the length of the batch.
+BATCHES = [[1], [7], [5, 3], [16, 16, 16], [2, 31, 17, 1], [12, 1, 12, 5, 9, 11, 3]]
+
+
+def model_inputs(model, lengths, pad_id, rng):
+    """Token ids with `pad_id` after each row's length, the mask that says so, and two segments."""
+    batch, longest = len(lengths), max(lengths)
+    mask = (np.arange(longest)[None, :] < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.where(mask == 1, rng.integers(5, 99, (batch, longest)), pad_id)
+    segments = (np.arange(longest)[None, :] >= np.array(lengths)[:, None] // 2).astype(np.int64)
+    known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments * mask}
+    names = [value.name for value in model.graph.input]
+    return {name: known[name] for name in names}
+
+
+def run(session, model, inputs):
+    """The outputs by name, and who computed them.
+
+    ONNX Runtime refuses rotary caches of batch 1 for larger batches, which the ops' definition allows and the PyTorch
+    exporter writes; the reference implementation of the onnx package runs them.
+    """
+    names = [value.name for value in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, inputs))), "onnxruntime"
+    except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument:
+        reference = onnx.reference.ReferenceEvaluator(model)
+        return dict(zip(names, reference.run(names, inputs))), "onnx.reference"
+
+
+def write_model_cases(folder, out):
+    cases = []
+    rng = np.random.default_rng(1)
+    (out / "models").mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.onnx")):
+        model = onnx.load(path, load_external_data=False)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # refusals are reported below
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        pad_id = 1 if "roberta" in path.name else 0
+        for number, lengths in enumerate(BATCHES):
+            inputs = model_inputs(model, lengths, pad_id, rng)
+            outputs, witness = run(session, model, inputs)
+            files = {}
+            for kind, arrays in [("inputs", inputs), ("outputs", outputs)]:
+                files[kind] = f"models/{path.stem}.{number}.{kind}.npz"
+                np.savez(out / files[kind], **arrays)
+            name = f"{path.stem} {lengths}"
+            if witness != "onnxruntime":
+                print(f"{name}: refused by ONNX Runtime, outputs are those of {witness}")
+            cases.append({"name": name, "model": str(path.resolve()), "witness": witness, **files})
+    (out / "models.json").write_text(json.dumps(cases, indent=1))
+    return len(cases)
+
+
+def ops_of(graph):
+    for node in graph.node:
+        yield node.domain, node.op_type
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from ops_of(attribute.g)
+
+
+def unsupported_type(model):
+    """The first type among inputs and outputs that is neither a tensor nor of a supported element type."""
+    unsupported = ("STRING", "FLOAT8", "FLOAT4", "FLOAT6", "INT4", "UINT4", "INT2", "UINT2", "COMPLEX")
+    for value in [*model.graph.input, *model.graph.output]:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            return f"`{value.name}` is a {kind.removesuffix('_type')}"
+        name = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        if name.startswith(unsupported):
+            return f"`{value.name}` has elements of type {name}"
+    return None
+
+
+def write_conformance_cases(out):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.node import collect_testcases
+
+        collected = collect_testcases(None)
+    cases = []
+    for case in collected:
+        model = case.model
+        if not all(domain == "" and op in OPS for domain, op in ops_of(model.graph)) or model.functions:
+            continue
+        entry = {"name": case.name, "rtol": case.rtol, "atol": case.atol, "skip": unsupported_type(model)}
+        folder = out / "conformance" / case.name
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, folder / "model.onnx")
+        entry["model"] = f"conformance/{case.name}/model.onnx"
+        entry["sets"] = []
+        if not entry["skip"]:
+            for number, (inputs, outputs) in enumerate(case.data_sets):
+                files = {"inputs": [], "outputs": []}
+                sides = [("inputs", inputs, model.graph.input), ("outputs", outputs, model.graph.output)]
+                for kind, arrays, values in sides:
+                    for value, array in zip(values, arrays, strict=True):
+                        if not isinstance(array, onnx.TensorProto):
+                            array = numpy_helper.from_array(np.asarray(array))
+                        array.name = value.name
+                        file = f"conformance/{case.name}/{number}.{kind}.{len(files[kind])}.pb"
+                        (out / file).write_bytes(array.SerializeToString())
+                        files[kind].append(file)
+                entry["sets"].append(files)
+        cases.append(entry)
+    (out / "conformance.json").write_text(json.dumps(cases, indent=1))
+    return len(cases)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=pathlib.Path, help="folder to write to")
+    parser.add_argument("--models", type=pathlib.Path, help="folder with .onnx files to run through ONNX Runtime")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(f"onnx {onnx.__version__}: {write_conformance_cases(arguments.out)} conformance cases")
+    if arguments.models:
+        count = write_model_cases(arguments.models, arguments.out)
+        print(f"onnxruntime {onnxruntime.__version__}: {count} cases of models in {arguments.models}")
+
+
+if __name__ == "__main__":
+    main()
