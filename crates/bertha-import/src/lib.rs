@@ -15,5 +15,6 @@ mod file_io;
 pub mod hf;
 pub mod npz;
 pub mod onnx;
+pub mod testing;
 
 pub use error::{ImportError, Result};

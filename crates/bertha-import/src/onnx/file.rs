@@ -1,5 +1,6 @@
 //! Reading a model file.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bertha_graph::TensorData;
@@ -16,7 +17,6 @@ use crate::file_io::{look_alike, map_file};
 pub(super) const MAX_MODEL_BYTES: usize = i32::MAX as usize;
 
 /// An opened model.
-#[derive(Debug)]
 pub struct OnnxFile {
     path: PathBuf,
     /// The model as stored. [`OnnxFile::open`] has made sure that it has a graph.
@@ -66,6 +66,14 @@ impl OnnxFile {
     /// As [`ExternalFiles::tensor`].
     pub fn tensor(&self, tensor: &TensorProto) -> Result<TensorData> {
         self.externals.tensor(tensor)
+    }
+}
+
+/// Short: a whole model printed field by field is of no use in a message.
+impl fmt::Debug for OnnxFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = self.model.graph.as_ref().map_or(0, |graph| graph.node.len());
+        f.debug_struct("OnnxFile").field("path", &self.path).field("nodes", &nodes).finish_non_exhaustive()
     }
 }
 

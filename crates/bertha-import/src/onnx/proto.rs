@@ -5,7 +5,8 @@
 //! schema or of a vendor's own are dropped.
 //!
 //! Scalars and strings are plain, as in proto3: absent and empty are the same. Where a default matters the attribute's
-//! [`AttributeProto::r#type`] tells which field is in use. Raw data are [`Bytes`]: decoding from a mapping copies none.
+//! `type` field tells which field is in use. Numbers are packed where the schema's proto2 form, which
+//! writers use, packs them; both forms are read. Raw data are [`Bytes`]: decoding from a mapping copies none.
 
 use bytes::Bytes;
 
@@ -179,10 +180,10 @@ pub struct AttributeProto {
     #[prost(message, optional, tag = "14")]
     pub tp: Option<TypeProto>,
     /// Floats.
-    #[prost(float, repeated, tag = "7")]
+    #[prost(float, repeated, packed = "false", tag = "7")]
     pub floats: Vec<f32>,
     /// Integers.
-    #[prost(int64, repeated, tag = "8")]
+    #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
     /// Strings, UTF-8.
     #[prost(bytes = "bytes", repeated, tag = "9")]
@@ -227,7 +228,7 @@ pub enum AttributeType {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorProto {
     /// The shape; empty for a scalar.
-    #[prost(int64, repeated, tag = "1")]
+    #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
     /// Element type, a [`DataType`].
     #[prost(int32, tag = "2")]
@@ -341,7 +342,7 @@ pub struct SparseTensorProto {
     #[prost(message, optional, tag = "2")]
     pub indices: Option<TensorProto>,
     /// The shape.
-    #[prost(int64, repeated, tag = "3")]
+    #[prost(int64, repeated, packed = "false", tag = "3")]
     pub dims: Vec<i64>,
 }
 
@@ -587,7 +588,7 @@ pub struct ShardingSpecProto {
     #[prost(string, tag = "1")]
     pub tensor_name: String,
     /// The devices, or keys of the map below.
-    #[prost(int64, repeated, tag = "2")]
+    #[prost(int64, repeated, packed = "false", tag = "2")]
     pub device: Vec<i64>,
     /// Groups of devices.
     #[prost(message, repeated, tag = "3")]
@@ -604,7 +605,7 @@ pub struct IntIntListEntryProto {
     #[prost(int64, tag = "1")]
     pub key: i64,
     /// The list.
-    #[prost(int64, repeated, tag = "2")]
+    #[prost(int64, repeated, packed = "false", tag = "2")]
     pub value: Vec<i64>,
 }
 
