@@ -19,7 +19,7 @@ pub(super) fn rotary_embedding(heads: usize, rotary_dim: usize, inputs: &[Option
     };
     let rotated = match rotary_dim {
         0 => layout.head_dim.as_const(),
-        given => i64::try_from(given).ok(),
+        given => Some(i64::try_from(given).unwrap_or(i64::MAX)),
     };
     if let Some(rotated) = rotated
         && (rotated % 2 != 0 || layout.head_dim.as_const().is_some_and(|all| rotated > all))

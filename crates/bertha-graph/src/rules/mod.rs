@@ -18,6 +18,9 @@ mod select;
 mod shape;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::error::RuleError;
