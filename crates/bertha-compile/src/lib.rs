@@ -6,6 +6,7 @@
 
 mod driver;
 mod log;
+pub mod cost;
 pub mod memory;
 pub mod passes;
 mod patch;
