@@ -1,5 +1,6 @@
 //! Errors of graphs.
 
+use crate::shape::TensorType;
 use crate::tensor::TensorError;
 
 /// Why a graph cannot be as asked.
@@ -45,6 +46,26 @@ pub enum GraphError {
         op: String,
         /// What does not fit.
         source: RuleError,
+    },
+    /// More or fewer inputs than the graph has.
+    #[error("the graph has {expected} inputs, but {found} were given")]
+    InputCount {
+        /// Inputs that the graph has.
+        expected: usize,
+        /// Inputs given.
+        found: usize,
+    },
+    /// An input of another type than declared.
+    #[error("input `{name}`: expected {expected}, got {found}: {why}")]
+    Input {
+        /// The input.
+        name: String,
+        /// Its declared type.
+        expected: TensorType,
+        /// What was given.
+        found: TensorType,
+        /// In what they differ.
+        why: String,
     },
     /// The graph is not what it says, found by the verifier.
     #[error("{where_}: {what}")]

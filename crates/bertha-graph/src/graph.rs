@@ -297,7 +297,8 @@ impl Graph {
     }
 }
 
-fn first_free(base: &str, taken: impl Fn(&str) -> bool) -> String {
+/// `base`, or `base_2`, `base_3`, ..., whichever is not taken.
+pub(crate) fn first_free(base: &str, taken: impl Fn(&str) -> bool) -> String {
     if !taken(base) {
         return base.to_owned();
     }

@@ -4,6 +4,7 @@
 //! dimensions are polynomials over named symbols, [`Dim`], so one graph serves every batch and length. The rules
 //! in [`rules`] infer the type of every result.
 
+mod bind;
 mod dim;
 mod dtype;
 mod error;
@@ -12,6 +13,8 @@ mod model;
 mod op;
 pub mod rules;
 mod shape;
+mod specialize;
+mod statements;
 mod tensor;
 
 pub use dim::{Bindings, Dim, is_symbol_name};

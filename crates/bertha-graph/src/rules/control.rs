@@ -1,8 +1,7 @@
 //! Conditional execution.
 
-use crate::dim::Dim;
 use crate::error::RuleError;
-use crate::graph::{Graph, Origin};
+use crate::graph::Graph;
 
 use super::args::{Args, Types};
 use super::{Fact, FreshSymbols, Outcome, dims};
@@ -80,44 +79,39 @@ fn replay(graph: &Graph, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) ->
     outputs.collect()
 }
 
-/// The facts of inputs and constants, by tensor.
-fn input_facts(graph: &Graph, inputs: &[Option<Fact>]) -> Result<Vec<Option<Fact>>, RuleError> {
+/// Checks that captured tensors fit what a branch declares.
+pub(crate) fn check_captured(graph: &Graph, inputs: &[Option<Fact>]) -> Result<(), RuleError> {
     if graph.inputs().len() != inputs.len() {
         let (takes, given) = (graph.inputs().len(), inputs.len());
         return Err(RuleError(format!("the branch takes {takes} tensors, but {given} are captured")));
     }
-    let mut facts: Vec<Option<Fact>> = graph
-        .tensors()
-        .iter()
-        .map(|tensor| match &tensor.origin {
-            Origin::Constant(data) => Some(Fact {
-                ty: tensor.ty.clone(),
-                value: tensor.value.clone(),
-                constant: Some(data.clone()),
-            }),
-            Origin::Input | Origin::Node { .. } => None,
-        })
-        .collect();
     for (id, fact) in graph.inputs().iter().zip(inputs) {
         let declared = graph.tensor(*id);
         let Some(fact) = fact else {
             return Err(RuleError(format!("captured tensor `{}` is missing", declared.name)));
         };
         let fits = declared.ty.dtype == fact.dtype()
-            && declared.ty.shape.rank() == fact.rank()
-            && declared.ty.shape.dims().iter().zip(fact.dims()).all(fits);
+            && dims::unify_all(declared.ty.shape.dims(), fact.dims()).is_some();
         if !fits {
             let (name, ty) = (&declared.name, &declared.ty);
             return Err(RuleError(format!("expected {ty} for captured tensor `{name}`, found {}", fact.ty)));
         }
+    }
+    Ok(())
+}
+
+/// The facts of inputs and constants, by tensor.
+fn input_facts(graph: &Graph, inputs: &[Option<Fact>]) -> Result<Vec<Option<Fact>>, RuleError> {
+    check_captured(graph, inputs)?;
+    let constants = graph.tensors().iter().map(|tensor| {
+        let data = tensor.constant()?;
+        Some(Fact { ty: tensor.ty.clone(), value: tensor.value.clone(), constant: Some(data.clone()) })
+    });
+    let mut facts: Vec<Option<Fact>> = constants.collect();
+    for (id, fact) in graph.inputs().iter().zip(inputs) {
         if let Some(slot) = facts.get_mut(id.index()) {
-            *slot = Some(fact.clone());
+            *slot = fact.clone();
         }
     }
     Ok(facts)
-}
-
-/// Whether a captured dimension can be what the branch declares.
-fn fits((declared, captured): (&Dim, &Dim)) -> bool {
-    dims::unify(declared, captured).is_some()
 }

@@ -21,6 +21,8 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use control::{check_captured, known_condition};
+
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::error::RuleError;

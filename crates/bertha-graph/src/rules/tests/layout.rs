@@ -52,7 +52,10 @@ fn squeeze_and_unsqueeze() {
     refused(Op::Squeeze, &[t("f32[b, 1]")], &["known dimensions"]);
     refused(Op::Squeeze, &[t("f32[b, 1]"), v("2")], &["axis 2 is out of range"]);
     refused(Op::Squeeze, &[t("f32[1, 1]"), v("0, -2")], &["occurs twice"]);
-    refused(Op::Squeeze, &[t("f32[1, 1]"), t("i64[1]")], &["known before the graph runs"]);
+    assert_eq!(types(Op::Squeeze, &[t("f32[1, s]"), t("i64[1]")]), "f32[?0]");
+    refused(Op::Squeeze, &[t("f32[1, 1]"), t("i64[3]")], &["at most 2 axes"]);
+    refused(Op::Squeeze, &[t("f32[1, 1]"), t("i64[n]")], &["known before the graph runs"]);
+    assert_eq!(types(Op::Unsqueeze, &[t("f32[s]"), t("i64[1]")]), "f32[?0, ?1]");
     assert_eq!(types(Op::Unsqueeze, &[t("f32[b, s]"), v("1, 2")]), "f32[b, 1, 1, s]");
     assert_eq!(types(Op::Unsqueeze, &[t("f32[b, s]"), v("-1, 0")]), "f32[1, b, s, 1]");
     assert_eq!(value(Op::Unsqueeze, &[s("seq"), v("0")]), "seq");
