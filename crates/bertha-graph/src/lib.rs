@@ -9,6 +9,7 @@ mod dim;
 mod dtype;
 mod error;
 mod graph;
+pub mod interp;
 mod model;
 mod op;
 pub mod rules;

@@ -403,9 +403,9 @@ pub struct AttentionAttrs {
     pub scale: Option<f32>,
     /// Whether later positions are hidden.
     pub is_causal: bool,
-    /// `softcap * tanh(scores / softcap)` when positive.
+    /// `softcap * tanh(scores / softcap)` when positive, before the mask is added.
     pub softcap: f32,
-    /// What the fourth output holds: 0 raw scores, 1 with mask, 2 after softcap, 3 after softmax.
+    /// What the fourth output holds: 0 raw scores, 1 after softcap, 2 after softcap and mask, 3 after softmax.
     pub scores_mode: u8,
     /// Element type in which softmax is computed, when it is not that of the inputs.
     pub softmax_precision: Option<DType>,
