@@ -1,1 +1,5 @@
-//! Under construction.
+//! Bertha on CPUs: kernels per instruction-set tier, the thread pool, and the plan that runs on them.
+
+pub mod isa;
+pub mod kernels;
+pub mod pool;

@@ -1,0 +1,83 @@
+//! GFLOP/s of the packed GEMM at BERT's shapes, and their share of the multiply-add peak measured beside them.
+//!
+//! `cargo run --release -p bertha-cpu --example gemm_peak -- [threads] [isa]`
+//!
+//! Weights come from a set larger than the caches, as they do in a model; a product has a bias and, for N = 3072, the
+//! erf GELU. Each figure is the best of many calls interleaved with peak measurements, since the clock and the
+//! neighbours of a machine change.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use bertha_cpu::isa::Isa;
+use bertha_cpu::kernels::gemm::{
+    Activation, Epilogue, PackedB, PackedDesc, Strided, gemm, pack_b, row_stride,
+};
+use bertha_cpu::kernels::{AlignedBuf, Context, Rows, RowsMut, peak};
+
+/// BERT-base's products: (K, N, activation).
+const WEIGHTS: [(usize, usize, Activation); 4] = [
+    (768, 768, Activation::None),
+    (768, 2304, Activation::None),
+    (768, 3072, Activation::GeluErf),
+    (3072, 768, Activation::None),
+];
+const TOKENS: [usize; 7] = [1, 4, 16, 32, 128, 384, 1024];
+/// Bytes of weights to cycle through.
+const WEIGHT_BYTES: usize = 96 << 20;
+/// Seconds per shape.
+const SECONDS: f64 = 0.4;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let threads = args.next().map_or(Ok(1), |arg| arg.parse())?;
+    let isa = args.next().map_or_else(Isa::from_env, |name| Isa::from_name(&name))?;
+    let mut ctx = Context::new(isa, threads)?;
+    let peak_now = |ctx: &mut Context| peak::fma_gflops(ctx) * threads as f64;
+    println!("{isa}, {threads} thread(s), peak {:.1} GFLOP/s", peak_now(&mut ctx));
+    println!("{:>6} {:>6} {:>6} {:>10} {:>10} {:>8}", "M", "K", "N", "ms", "GFLOP/s", "of peak");
+    for (k, n, activation) in WEIGHTS {
+        let desc = PackedDesc::new(isa.tier(), k, n);
+        let source: Vec<f32> = (0..k * n).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect();
+        let mut packed = AlignedBuf::new(desc.packed_len()?);
+        pack_b(&desc, Strided::transposed(&source, k, n), &mut packed);
+        let sets = vec![packed; (WEIGHT_BYTES / (4 * k * n)).max(1)];
+        let bias = vec![0.1; n];
+        for m in TOKENS {
+            let (a_stride, c_stride) = (row_stride(k), row_stride(n));
+            let mut a = AlignedBuf::new(m * a_stride);
+            a.fill(0.25);
+            let mut c = AlignedBuf::new(m * c_stride);
+            let flops = 2.0 * (m * n * k) as f64;
+            let (mut best, mut best_peak) = (f64::INFINITY, 0.0_f64);
+            let start = Instant::now();
+            let mut calls = 0;
+            while start.elapsed().as_secs_f64() < SECONDS || calls < 5 {
+                let b = PackedB::new(desc, &sets[calls % sets.len()])?;
+                let epilogue = Epilogue { bias: Some(&bias), activation, residual: None };
+                let call = Instant::now();
+                gemm(
+                    &mut ctx,
+                    Rows { data: &a, rows: m, cols: k, stride: a_stride },
+                    &b,
+                    RowsMut { data: &mut c, rows: m, cols: n, stride: c_stride },
+                    &epilogue,
+                );
+                best = best.min(call.elapsed().as_secs_f64());
+                calls += 1;
+                if calls % 16 == 0 {
+                    best_peak = best_peak.max(peak_now(&mut ctx));
+                }
+            }
+            best_peak = best_peak.max(peak_now(&mut ctx));
+            black_box(&c);
+            let rate = flops / best / 1e9;
+            println!(
+                "{m:>6} {k:>6} {n:>6} {:>10.4} {rate:>10.1} {:>7.1}%",
+                best * 1e3,
+                100.0 * rate / best_peak
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,516 @@
+//! Attention: out = softmax(scale Q K^T + bias) V per sequence and head, f32.
+//!
+//! Work item: one head of one sequence, or a run of its query tiles where there are too few heads to go round. The
+//! item packs K (transposed) and V of its head into panels in its worker's scratch, zero-filled at the tails, then
+//! takes a tile's height of queries at a time: the scores of those rows against all keys (the GEMM's tile kernel), bias
+//! and maximum, exponentials and sum, times V (the tile kernel again, straight into the output), divided by the sum.
+//! Scores never leave the cache: 14 rows x 512 keys are 28 KiB. Packing costs 2 kv d copies against 2 q kv d
+//! multiply-adds.
+//!
+//! A row of the result depends on its query and its sequence's keys and values alone, to the bit: not on the batch,
+//! the split or the threads.
+//!
+//! A query whose every key is masked (all scores -inf) gets zeros, not NaN.
+
+use super::context::{Context, LINE};
+use super::gemm::pack_panel;
+use super::gemm::tile::{self, AnyTile, Prefetch, TileArgs};
+use super::gemm::{Strided, worth_forking};
+use super::reduce::scale_row;
+use super::simd::{Simd, SimdOp};
+use super::softmax::exp_minus;
+use super::views::CuSeqlens;
+use crate::isa::Tier;
+use crate::pool::Disjoint;
+
+/// Heads and their sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` neighbouring query heads.
+    pub kv_heads: usize,
+    /// Values per query and key.
+    pub head_dim: usize,
+    /// Values per value row.
+    pub v_head_dim: usize,
+    /// What scores are multiplied by, before the bias is added.
+    pub scale: f32,
+}
+
+impl AttentionShape {
+    /// Multi-head attention with the usual scale, 1 / sqrt(head_dim).
+    #[must_use]
+    pub fn multi_head(heads: usize, head_dim: usize) -> Self {
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        Self { heads, kv_heads: heads, head_dim, v_head_dim: head_dim, scale }
+    }
+}
+
+/// How a batch's sequences lie in its operands.
+#[derive(Clone, Copy, Debug)]
+pub enum Sequences<'a> {
+    /// One after the other, rows `cu[i] .. cu[i + 1]`; queries and keys have the same lengths.
+    Ragged(CuSeqlens<'a>),
+    /// Equal lengths, each sequence `seq_stride` after the one before it.
+    Dense {
+        /// Sequences.
+        batch: usize,
+        /// Queries per sequence.
+        q_len: usize,
+        /// Keys per sequence.
+        kv_len: usize,
+    },
+}
+
+impl Sequences<'_> {
+    fn count(&self) -> usize {
+        match self {
+            Self::Ragged(cu) => cu.sequences(),
+            Self::Dense { batch, .. } => *batch,
+        }
+    }
+
+    /// Queries and keys of a sequence.
+    fn lengths(&self, index: usize) -> (usize, usize) {
+        match *self {
+            Self::Ragged(cu) => {
+                let len = cu.sequence(index).1;
+                (len, len)
+            }
+            Self::Dense { q_len, kv_len, .. } => (q_len, kv_len),
+        }
+    }
+
+    fn max_lengths(&self) -> (usize, usize) {
+        match *self {
+            Self::Ragged(cu) => (cu.longest(), cu.longest()),
+            Self::Dense { q_len, kv_len, .. } => (q_len, kv_len),
+        }
+    }
+}
+
+/// Where the rows of Q, K, V or the output lie: row t of head h of sequence i starts at
+/// `start(i) + h * head_stride + t * row_stride`, with start(i) = `cu[i] * row_stride` for ragged batches and
+/// `i * seq_stride` for dense ones. `[tokens, heads, head_dim]` has head_stride = head_dim and row_stride = heads *
+/// head_dim; q, k and v in one `[tokens, 3 * heads * head_dim]` are three views of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLayout {
+    /// Distance from sequence to sequence; ragged batches ignore it.
+    pub seq_stride: usize,
+    /// Distance from head to head.
+    pub head_stride: usize,
+    /// Distance from token to token.
+    pub row_stride: usize,
+}
+
+impl HeadLayout {
+    /// Ragged rows of heads side by side, `row_stride` apart.
+    #[must_use]
+    pub const fn ragged(head_dim: usize, row_stride: usize) -> Self {
+        Self { seq_stride: 0, head_stride: head_dim, row_stride }
+    }
+
+    fn start(&self, seqs: &Sequences<'_>, seq: usize, head: usize) -> usize {
+        let start = match seqs {
+            Sequences::Ragged(cu) => cu.sequence(seq).0 * self.row_stride,
+            Sequences::Dense { .. } => seq * self.seq_stride,
+        };
+        start + head * self.head_stride
+    }
+
+    /// Checks that every row of `dim` values lies within `len` values.
+    fn check(&self, seqs: &Sequences<'_>, query_side: bool, heads: usize, dim: usize, len: usize) {
+        if heads == 0 || dim == 0 {
+            return;
+        }
+        for seq in 0..seqs.count() {
+            let (q_len, kv_len) = seqs.lengths(seq);
+            let rows = if query_side { q_len } else { kv_len };
+            if rows > 0 {
+                let end = self.start(seqs, seq, heads - 1) + (rows - 1) * self.row_stride + dim;
+                assert!(end <= len, "sequence {seq} reaches beyond its operand");
+            }
+        }
+    }
+}
+
+/// One of Q, K, V.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRows<'a> {
+    /// The values.
+    pub data: &'a [f32],
+    /// Where rows lie.
+    pub layout: HeadLayout,
+}
+
+/// What is added to the scaled scores, or masks them. Every form is rows of one value per key.
+#[derive(Clone, Copy, Debug)]
+pub enum AttentionBias<'a> {
+    /// Nothing.
+    None,
+    /// `data[seq * seq_stride + head * head_stride + query * row_stride + key]`; a stride of 0 broadcasts. -inf masks.
+    Additive {
+        /// The values.
+        data: &'a [f32],
+        /// Distance from sequence to sequence.
+        seq_stride: usize,
+        /// Distance from head to head.
+        head_stride: usize,
+        /// Distance from query to query.
+        row_stride: usize,
+    },
+    /// As `Additive`; 0 masks a key, anything else leaves it.
+    Keep {
+        /// The flags.
+        data: &'a [u8],
+        /// Distance from sequence to sequence.
+        seq_stride: usize,
+        /// Distance from head to head.
+        head_stride: usize,
+        /// Distance from query to query.
+        row_stride: usize,
+    },
+    /// A bias by relative position, `table[head][key - query + max - 1]`: `[heads, 2 * max - 1]`.
+    Relative {
+        /// The table.
+        table: &'a [f32],
+        /// Most tokens per sequence.
+        max: usize,
+    },
+}
+
+/// A row of bias.
+#[derive(Clone, Copy)]
+enum BiasRow<'a> {
+    None,
+    Add(&'a [f32]),
+    Keep(&'a [u8]),
+}
+
+impl<'a> AttentionBias<'a> {
+    #[inline(always)]
+    fn row(&self, seq: usize, head: usize, query: usize, keys: usize) -> BiasRow<'a> {
+        match *self {
+            Self::None => BiasRow::None,
+            Self::Additive { data, seq_stride, head_stride, row_stride } => {
+                BiasRow::Add(&data[seq * seq_stride + head * head_stride + query * row_stride..][..keys])
+            }
+            Self::Keep { data, seq_stride, head_stride, row_stride } => {
+                BiasRow::Keep(&data[seq * seq_stride + head * head_stride + query * row_stride..][..keys])
+            }
+            Self::Relative { table, max } => {
+                BiasRow::Add(&table[head * (2 * max - 1) + max - 1 - query..][..keys])
+            }
+        }
+    }
+
+    fn check(&self, seqs: &Sequences<'_>, heads: usize) {
+        let (q_len, kv_len) = seqs.max_lengths();
+        if heads == 0 || q_len == 0 || kv_len == 0 || seqs.count() == 0 {
+            return;
+        }
+        let reach = |seq_stride: usize, head_stride: usize, row_stride: usize| {
+            (seqs.count() - 1) * seq_stride + (heads - 1) * head_stride + (q_len - 1) * row_stride + kv_len
+        };
+        match *self {
+            Self::None => {}
+            Self::Additive { data, seq_stride, head_stride, row_stride } => {
+                assert!(reach(seq_stride, head_stride, row_stride) <= data.len(), "the bias is too small");
+            }
+            Self::Keep { data, seq_stride, head_stride, row_stride } => {
+                assert!(reach(seq_stride, head_stride, row_stride) <= data.len(), "the mask is too small");
+            }
+            Self::Relative { table, max } => {
+                assert!(q_len.max(kv_len) <= max, "a sequence is longer than the relative positions' table");
+                assert!(heads * (2 * max - 1) <= table.len(), "the relative positions' table is too small");
+            }
+        }
+    }
+}
+
+/// Everything [`attention`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// Heads and their sizes.
+    pub shape: AttentionShape,
+    /// The batch.
+    pub seqs: Sequences<'a>,
+    /// Queries, `head_dim` values per row.
+    pub q: HeadRows<'a>,
+    /// Keys, `head_dim` values per row.
+    pub k: HeadRows<'a>,
+    /// Values, `v_head_dim` values per row.
+    pub v: HeadRows<'a>,
+    /// Bias or mask.
+    pub bias: AttentionBias<'a>,
+}
+
+impl Attention<'_> {
+    fn check(&self, out: &[f32], layout: HeadLayout) {
+        let s = self.shape;
+        assert!(s.kv_heads > 0 && s.heads.is_multiple_of(s.kv_heads), "query heads share key heads evenly");
+        self.q.layout.check(&self.seqs, true, s.heads, s.head_dim, self.q.data.len());
+        self.k.layout.check(&self.seqs, false, s.kv_heads, s.head_dim, self.k.data.len());
+        self.v.layout.check(&self.seqs, false, s.kv_heads, s.v_head_dim, self.v.data.len());
+        layout.check(&self.seqs, true, s.heads, s.v_head_dim, out.len());
+        assert!(
+            layout.row_stride >= s.v_head_dim && layout.head_stride >= s.v_head_dim,
+            "output rows overlap"
+        );
+        self.bias.check(&self.seqs, s.heads);
+    }
+
+    /// Multiply-adds of the whole.
+    fn work(&self) -> usize {
+        let pairs: usize = (0..self.seqs.count())
+            .map(|seq| {
+                let (q_len, kv_len) = self.seqs.lengths(seq);
+                q_len * kv_len
+            })
+            .sum();
+        pairs * self.shape.heads * (self.shape.head_dim + self.shape.v_head_dim)
+    }
+}
+
+/// Row stride of a tile's scores over `keys` keys.
+const fn scores_stride(tier: Tier, keys: usize) -> usize {
+    keys.next_multiple_of(tile::nr(tier)) + LINE
+}
+
+/// f32 of scratch per worker that [`attention`] needs on `tier` for sequences of at most `max_keys` keys.
+#[must_use]
+pub const fn attention_scratch_len(tier: Tier, shape: &AttentionShape, max_keys: usize) -> usize {
+    let nr = tile::nr(tier);
+    max_keys.next_multiple_of(nr) * shape.head_dim
+        + max_keys * shape.v_head_dim.next_multiple_of(nr)
+        + tile::max_mr(tier) * scores_stride(tier, max_keys)
+}
+
+/// out = softmax(scale Q K^T + bias) V; `out` has `v_head_dim` values per row and lies as `layout` says.
+///
+/// # Panics
+/// When an operand, the bias or the output is too small for the batch, or output rows overlap.
+pub fn attention(ctx: &mut Context, args: &Attention<'_>, layout: HeadLayout, out: &mut [f32]) {
+    args.check(out, layout);
+    let (isa, threads) = (ctx.isa, ctx.threads());
+    let (heads, seqs) = (args.shape.heads, args.seqs.count());
+    if heads * seqs == 0 {
+        return;
+    }
+    /// Items per worker to aim at, so that stealing can even out.
+    const ITEMS_PER_WORKER: usize = 4;
+    let (q_len, kv_len) = args.seqs.max_lengths();
+    ctx.reserve(attention_scratch_len(isa.tier(), &args.shape, kv_len));
+    let fork = worth_forking(threads, args.work(), 1, 1);
+    let tiles = q_len.div_ceil(tile::max_mr(isa.tier()));
+    let splits = if fork { (ITEMS_PER_WORKER * threads).div_ceil(heads * seqs).min(tiles).max(1) } else { 1 };
+    let out = Disjoint::new(out);
+    let item = |index: usize, scratch: &mut [f32]| {
+        let (head, split) = (index / splits, index % splits);
+        let (seq, head) = (head / heads, head % heads);
+        isa.run(Head { args, layout, out: &out, seq, head, split, splits, scratch });
+    };
+    let items = heads * seqs * splits;
+    if fork {
+        ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| item(part.index, scratch));
+    } else {
+        for index in 0..items {
+            item(index, &mut ctx.scratch[0]);
+        }
+    }
+}
+
+/// An item: a share of one head's query tiles.
+struct Head<'a> {
+    args: &'a Attention<'a>,
+    layout: HeadLayout,
+    out: &'a Disjoint<'a, f32>,
+    seq: usize,
+    head: usize,
+    split: usize,
+    splits: usize,
+    scratch: &'a mut [f32],
+}
+
+impl SimdOp for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Attention { shape, seqs, q, k, v, bias } = *self.args;
+        let (q_len, kv_len) = seqs.lengths(self.seq);
+        let (nr, max_mr) = (tile::nr(S::TIER), tile::max_mr(S::TIER));
+        let (dim, v_dim) = (shape.head_dim, shape.v_head_dim);
+        let tiles = q_len.div_ceil(max_mr);
+        let (first, end) = (tiles * self.split / self.splits, tiles * (self.split + 1) / self.splits);
+        if first == end {
+            return;
+        }
+        let kv_head = self.head / (shape.heads / shape.kv_heads);
+        let (k_len, v_len) = (kv_len.next_multiple_of(nr) * dim, kv_len * v_dim.next_multiple_of(nr));
+        let (keys, rest) = self.scratch.split_at_mut(k_len);
+        let (values, scores) = rest.split_at_mut(v_len);
+        let keys_t = Strided {
+            data: &k.data[k.layout.start(&seqs, self.seq, kv_head).min(k.data.len())..],
+            rows: dim,
+            cols: kv_len,
+            row_stride: 1,
+            col_stride: k.layout.row_stride,
+        };
+        let values_rows = Strided {
+            data: &v.data[v.layout.start(&seqs, self.seq, kv_head).min(v.data.len())..],
+            rows: kv_len,
+            cols: v_dim,
+            row_stride: v.layout.row_stride,
+            col_stride: 1,
+        };
+        pack_panels(keys_t, nr, keys);
+        pack_panels(values_rows, nr, values);
+
+        let stride = scores_stride(S::TIER, kv_len);
+        let q_start = q.layout.start(&seqs, self.seq, self.head);
+        let out_start = self.layout.start(&seqs, self.seq, self.head);
+        for tile in first..end {
+            let (row, next) = (q_len * tile / tiles, q_len * (tile + 1) / tiles);
+            let rows = next - row;
+            let queries = &q.data[(q_start + row * q.layout.row_stride).min(q.data.len())..];
+            // SAFETY: `attention` checked that Q has `q_len` rows of `dim` values; the scratch holds `max_mr` rows of
+            // scores and K packed as `dim` rows per panel.
+            unsafe {
+                tiles_of_row(
+                    s,
+                    rows,
+                    (queries.as_ptr(), q.layout.row_stride),
+                    (keys.as_ptr(), dim, kv_len),
+                    (scores.as_mut_ptr(), stride),
+                );
+            }
+            let mut factors = [0.0_f32; tile::max_mr(Tier::Avx512)];
+            for i in 0..rows {
+                let scores = &mut scores[i * stride..][..kv_len];
+                let bias = bias.row(self.seq, self.head, row + i, kv_len);
+                factors[i] = softmax_weights(s, scores, shape.scale, bias);
+            }
+            let at = out_start + row * self.layout.row_stride;
+            // SAFETY: the scores' rows have `kv_len` values; V is packed as `kv_len` rows per panel; `attention`
+            // checked that the output has `q_len` rows of `v_dim` values, and no other item writes these.
+            unsafe {
+                tiles_of_row(
+                    s,
+                    rows,
+                    (scores.as_ptr(), stride),
+                    (values.as_ptr(), kv_len, v_dim),
+                    (self.out.place(at), self.layout.row_stride),
+                );
+                for (i, &factor) in factors.iter().enumerate().take(rows) {
+                    scale_row(s, self.out.slice(at + i * self.layout.row_stride, v_dim), factor);
+                }
+            }
+        }
+    }
+}
+
+/// Packs all panels of `b`.
+#[inline(always)]
+fn pack_panels(b: Strided<'_>, nr: usize, out: &mut [f32]) {
+    if b.rows > 0 {
+        for (panel, out) in out.chunks_exact_mut(b.rows * nr).enumerate() {
+            pack_panel(b, panel * nr, nr, out);
+        }
+    }
+}
+
+/// C = A B for one tile's height of rows and every panel of B. Operands are (pointer, row stride), B is (panels, k, n).
+///
+/// # Safety
+/// A must have `rows` rows of k values, B k rows per panel, C `rows` rows of n values; `rows` is a tile's.
+#[inline(always)]
+unsafe fn tiles_of_row<S: Simd>(
+    s: S,
+    rows: usize,
+    (a, a_stride): (*const f32, usize),
+    (b, k, n): (*const f32, usize, usize),
+    (c, c_stride): (*mut f32, usize),
+) {
+    let nr = tile::nr(S::TIER);
+    let mut col = 0;
+    while col < n {
+        // SAFETY: this function's contract; panel `col / nr` starts at `col * k`.
+        unsafe {
+            let args = TileArgs {
+                k,
+                a,
+                a_stride,
+                b: b.add(col * k),
+                c: c.add(col),
+                c_stride,
+                cols: nr.min(n - col),
+                accumulate: false,
+                next: b,
+                next_lines: Prefetch::None,
+            };
+            AnyTile { rows, args }.run(s);
+        }
+        col += nr;
+    }
+}
+
+/// `scores = e^(scale scores + bias - max)`; returns 1 over their sum, or 0 (and zeros) where every key is masked.
+#[inline(always)]
+fn softmax_weights<S: Simd>(s: S, scores: &mut [f32], scale: f32, bias: BiasRow<'_>) -> f32 {
+    let largest = match bias {
+        BiasRow::None => scale_and_add(s, scores, scale, None),
+        BiasRow::Add(bias) => scale_and_add(s, scores, scale, Some(bias)),
+        BiasRow::Keep(keep) => {
+            let largest = scale_and_add(s, scores, scale, None);
+            if keep.contains(&0) { mask(scores, keep) } else { largest }
+        }
+    };
+    if largest == f32::NEG_INFINITY && scores.iter().all(|&x| x == f32::NEG_INFINITY) {
+        scores.fill(0.0);
+        return 0.0;
+    }
+    1.0 / exp_minus(s, scores, largest)
+}
+
+/// Masks what is not kept; returns the largest value left.
+fn mask(scores: &mut [f32], keep: &[u8]) -> f32 {
+    let mut largest = f32::NEG_INFINITY;
+    for (x, &keep) in scores.iter_mut().zip(keep) {
+        *x = if keep == 0 { f32::NEG_INFINITY } else { *x };
+        largest = if *x > largest { *x } else { largest };
+    }
+    largest
+}
+
+/// `row = scale row + bias`; returns the largest value.
+#[inline(always)]
+fn scale_and_add<S: Simd>(s: S, row: &mut [f32], scale: f32, bias: Option<&[f32]>) -> f32 {
+    let factor = s.splat(scale);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    let mut at = 0;
+    while at + S::LANES <= row.len() {
+        let x = s.load(&row[at..]);
+        let y = match bias {
+            Some(bias) => s.fma(x, factor, s.load(&bias[at..])),
+            None => s.mul(x, factor),
+        };
+        s.store(&mut row[at..], y);
+        largest = s.max(y, largest);
+        at += S::LANES;
+    }
+    let mut largest = s.reduce_max(largest);
+    while at < row.len() {
+        // One value at a time through the same operations, so that tails round as full vectors do.
+        let x = s.load_first(&row[at..=at]);
+        let y = match bias {
+            Some(bias) => s.fma(x, factor, s.load_first(&bias[at..=at])),
+            None => s.mul(x, factor),
+        };
+        s.store_first(&mut row[at..=at], y);
+        largest = if row[at] > largest { row[at] } else { largest };
+        at += 1;
+    }
+    largest
+}

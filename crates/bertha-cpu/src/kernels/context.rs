@@ -1,0 +1,153 @@
+//! What a kernel call needs besides its operands: the tier, the threads, the scratch.
+
+use std::io;
+
+use super::views::RowsMut;
+use crate::isa::{Caches, Isa};
+use crate::pool::{Disjoint, Pool};
+
+/// One cache line of f32; a `Vec` of them is memory that no vector load straddles a line in.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+/// f32 per cache line.
+pub(crate) const LINE: usize = 16;
+
+/// f32 memory aligned to cache lines, all zeros at first.
+#[derive(Clone, Default)]
+pub struct AlignedBuf {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl AlignedBuf {
+    /// `len` zeros.
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        let mut buf = Self::default();
+        buf.grow(len);
+        buf
+    }
+
+    /// Makes room for at least `len` values; allocates only beyond what it has ever held.
+    pub fn grow(&mut self, len: usize) {
+        if len > self.len {
+            self.lines.resize(len.div_ceil(LINE), Line([0.0; LINE]));
+            self.len = len;
+        }
+    }
+}
+
+impl std::ops::Deref for AlignedBuf {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+impl std::fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AlignedBuf").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Tier, threads and scratch of a session. Every kernel takes it first.
+///
+/// Scratch grows when a kernel first needs more of it and is kept, so a session that has run its largest shape (or
+/// called [`Context::reserve`] with what the kernels' `scratch_len` functions say) allocates no more.
+#[derive(Debug)]
+pub struct Context {
+    pub(crate) isa: Isa,
+    pub(crate) pool: Pool,
+    pub(crate) caches: Caches,
+    /// One buffer per worker.
+    pub(crate) scratch: Vec<AlignedBuf>,
+}
+
+impl Context {
+    /// A context on `isa` with `threads` workers, the caller included.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn new(isa: Isa, threads: usize) -> io::Result<Self> {
+        let pool = Pool::new(threads)?;
+        let scratch = vec![AlignedBuf::default(); pool.threads()];
+        Ok(Self { isa, pool, caches: Caches::detect(), scratch })
+    }
+
+    /// The tier its kernels run on.
+    #[must_use]
+    pub const fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Workers, the caller included.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Bytes of scratch held, all workers together.
+    #[must_use]
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch.iter().map(|buf| size_of_val(&**buf)).sum()
+    }
+
+    /// Makes room for `len` f32 of scratch per worker ahead of time.
+    pub fn reserve(&mut self, len: usize) {
+        for buf in &mut self.scratch {
+            buf.grow(len);
+        }
+    }
+
+    /// Runs `f(first row, rows)` over blocks of rows of `out` on all workers; on the caller alone where the whole is too
+    /// small to share.
+    pub(crate) fn for_row_blocks<F>(&mut self, out: RowsMut<'_>, f: F)
+    where
+        F: Fn(usize, RowsMut<'_>) + Sync,
+    {
+        /// Fewer values than this are not worth a fork.
+        const MIN_PART: usize = 8 << 10;
+        out.check();
+        let RowsMut { data, rows, cols, stride } = out;
+        if rows == 0 || cols == 0 {
+            return;
+        }
+        let parts = (rows * cols / MIN_PART).clamp(1, 4 * self.threads()).min(rows);
+        let data = Disjoint::new(data);
+        self.pool.run(parts, |part| {
+            let (first, end) = (rows * part.index / parts, rows * (part.index + 1) / parts);
+            let rows = end - first;
+            // SAFETY: the parts' row ranges are disjoint, and rows do not overlap.
+            let block = unsafe { data.slice(first * stride, (rows - 1) * stride + cols) };
+            f(first, RowsMut { data: block, rows, cols, stride });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_keep_what_they_hold() {
+        let mut buf = AlignedBuf::new(5);
+        assert_eq!(buf.as_ptr() as usize % 64, 0);
+        assert_eq!(&buf[..], [0.0; 5]);
+        buf[4] = 3.0;
+        buf.grow(100);
+        assert_eq!(buf.len(), 100);
+        assert_eq!(buf[4], 3.0);
+        buf.grow(7);
+        assert_eq!(buf.len(), 100);
+        assert!(AlignedBuf::default().is_empty());
+    }
+}

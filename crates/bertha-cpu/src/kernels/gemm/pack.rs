@@ -1,0 +1,243 @@
+//! The packed right-hand operand.
+//!
+//! Layout: B, `[k, n]`, is cut into panels of `nr` columns (a tile's width), the last filled up with zero columns.
+//! Panel after panel, each is stored row by row: value (kk, j) of B lies at `(j / nr) * k * nr + kk * nr + j % nr`.
+//! So a tile kernel reads a panel front to back, and the panel after it follows in memory. The values are plain f32,
+//! packed once when an engine is built and mapped from its file when it is loaded.
+
+use super::tile;
+use crate::isa::Tier;
+
+/// Types of a packed operand's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackedType {
+    /// 32-bit floating point.
+    F32,
+}
+
+impl PackedType {
+    /// The name in kernel names.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// What a packed operand is and which kernel reads it: everything but the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct PackedDesc {
+    /// The tier whose kernel reads the layout.
+    pub tier: Tier,
+    /// Type of the values.
+    pub dtype: PackedType,
+    /// Rows of B.
+    pub k: usize,
+    /// Columns of B.
+    pub n: usize,
+    /// Columns per panel.
+    pub nr: usize,
+}
+
+/// Why bytes are no packed operand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PackError {
+    /// The panel width is not what this version's kernel of the tier reads.
+    #[error(
+        "packed for panels of {found} columns, but the {tier} kernel reads {expected}: build the engine again"
+    )]
+    PanelWidth {
+        /// The tier.
+        tier: Tier,
+        /// Width in the descriptor.
+        found: usize,
+        /// Width this version reads.
+        expected: usize,
+    },
+    /// The sizes multiply beyond the address space.
+    #[error("a packed operand of {k} x {n} does not fit in memory")]
+    TooLarge {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+    },
+    /// The number of values is not the descriptor's.
+    #[error("a packed operand of {k} x {n} has {expected} values, not {found}")]
+    Length {
+        /// Rows.
+        k: usize,
+        /// Columns.
+        n: usize,
+        /// Values the descriptor asks for.
+        expected: usize,
+        /// Values given.
+        found: usize,
+    },
+}
+
+impl PackedDesc {
+    /// The layout of a `[k, n]` f32 operand for `tier`'s kernel.
+    #[must_use]
+    pub const fn new(tier: Tier, k: usize, n: usize) -> Self {
+        Self { tier, dtype: PackedType::F32, k, n, nr: tile::nr(tier) }
+    }
+
+    /// Panels of the operand.
+    #[must_use]
+    pub const fn panels(&self) -> usize {
+        self.n.div_ceil(self.nr)
+    }
+
+    /// f32 values of the packed operand, the last panel's zero columns included.
+    ///
+    /// # Errors
+    /// When the descriptor is not one this version's kernels read, or its size overflows.
+    pub fn packed_len(&self) -> Result<usize, PackError> {
+        let expected = tile::nr(self.tier);
+        if self.nr != expected {
+            return Err(PackError::PanelWidth { tier: self.tier, found: self.nr, expected });
+        }
+        self.panels()
+            .checked_mul(self.nr)
+            .and_then(|columns| columns.checked_mul(self.k))
+            .filter(|&values| values <= isize::MAX as usize / size_of::<f32>())
+            .ok_or(PackError::TooLarge { k: self.k, n: self.n })
+    }
+
+    /// Name of the kernel that reads it: `avx512-f32-gemm-14x32`.
+    #[must_use]
+    pub fn kernel_name(&self) -> String {
+        format!("{}-{}-gemm-{}x{}", self.tier, self.dtype.name(), tile::max_mr(self.tier), self.nr)
+    }
+}
+
+/// A packed operand: descriptor and values, wherever they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedB<'a> {
+    desc: PackedDesc,
+    data: &'a [f32],
+}
+
+impl<'a> PackedB<'a> {
+    /// The operand `data` holds, which [`pack_b`] wrote for the same descriptor (any other values are a different
+    /// matrix, never a fault).
+    ///
+    /// # Errors
+    /// When `data` has not the descriptor's length or the descriptor is not one this version reads.
+    pub fn new(desc: PackedDesc, data: &'a [f32]) -> Result<Self, PackError> {
+        let expected = desc.packed_len()?;
+        if data.len() != expected {
+            return Err(PackError::Length { k: desc.k, n: desc.n, expected, found: data.len() });
+        }
+        Ok(Self { desc, data })
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub const fn desc(&self) -> &PackedDesc {
+        &self.desc
+    }
+
+    /// The packed values.
+    #[must_use]
+    pub const fn data(&self) -> &'a [f32] {
+        self.data
+    }
+}
+
+/// A matrix in memory with any strides: value (row, col) lies at `row * row_stride + col * col_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Strided<'a> {
+    /// The values.
+    pub data: &'a [f32],
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Distance from row to row.
+    pub row_stride: usize,
+    /// Distance from column to column.
+    pub col_stride: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// A row-major `[rows, cols]` matrix: an ONNX MatMul's or Gemm's right operand.
+    #[must_use]
+    pub const fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose of a row-major `[cols, rows]` matrix: a torch Linear's weight `[out, in]`, read as `[in, out]`.
+    #[must_use]
+    pub const fn transposed(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, row_stride: 1, col_stride: rows }
+    }
+
+    /// Values from the first to the last, or 0 for an empty matrix.
+    #[must_use]
+    pub const fn span(&self) -> usize {
+        if self.rows == 0 || self.cols == 0 {
+            0
+        } else {
+            (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1
+        }
+    }
+
+    pub(super) fn check(&self) {
+        assert!(self.data.len() >= self.span(), "a matrix reaches beyond its values");
+    }
+}
+
+/// Packs `b`, `[k, n]`, into `out`; see the module's comment for the layout.
+///
+/// # Panics
+/// When the shapes do not fit the descriptor or `out` has not its length.
+pub fn pack_b(desc: &PackedDesc, b: Strided<'_>, out: &mut [f32]) {
+    assert_eq!((b.rows, b.cols), (desc.k, desc.n), "the matrix has the descriptor's shape");
+    assert_eq!(Ok(out.len()), desc.packed_len(), "the output has the descriptor's length");
+    b.check();
+    if desc.k == 0 {
+        return;
+    }
+    for (panel, out) in out.chunks_exact_mut(desc.k * desc.nr).enumerate() {
+        pack_panel(b, panel * desc.nr, desc.nr, out);
+    }
+}
+
+/// Packs columns `first .. first + nr` (as far as they exist) of `b` into one panel, `[b.rows][nr]`.
+#[inline]
+pub(crate) fn pack_panel(b: Strided<'_>, first: usize, nr: usize, out: &mut [f32]) {
+    let cols = nr.min(b.cols - first);
+    if b.col_stride == 1 {
+        for (row, out) in out.chunks_exact_mut(nr).enumerate().take(b.rows) {
+            let start = row * b.row_stride + first;
+            out[..cols].copy_from_slice(&b.data[start..start + cols]);
+            out[cols..].fill(0.0);
+        }
+    } else {
+        pack_transposed(b, first, cols, nr, out);
+    }
+}
+
+/// [`pack_panel`] where columns are far apart: in blocks of rows, so that the reads of a column are short runs and the
+/// writes stay in the first-level cache.
+#[inline]
+fn pack_transposed(b: Strided<'_>, first: usize, cols: usize, nr: usize, out: &mut [f32]) {
+    const ROWS: usize = 16;
+    for (block, out) in out.chunks_mut(ROWS * nr).enumerate() {
+        let rows = out.len() / nr;
+        for col in 0..cols {
+            let mut at = block * ROWS * b.row_stride + (first + col) * b.col_stride;
+            for row in 0..rows {
+                out[row * nr + col] = b.data[at];
+                at += b.row_stride;
+            }
+        }
+        for row in out.chunks_exact_mut(nr) {
+            row[cols..].fill(0.0);
+        }
+    }
+}

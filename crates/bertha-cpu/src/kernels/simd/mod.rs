@@ -1,0 +1,149 @@
+//! A small vector abstraction: kernels are written once over [`Simd`] and compiled per tier.
+//!
+//! The methods are thin wrappers of one or a few instructions each, `#[inline(always)]`, and a kernel body is the
+//! `run` of a [`SimdOp`], `#[inline(always)]` too: [`Simd::vectorize`] is the one function per tier that carries
+//! `#[target_feature]`, everything inlines into it, and only there do the wrappers become instructions. Two rules
+//! follow for kernel bodies: every helper they call is `#[inline(always)]`, and hot loops use no closures (a closure
+//! is a function of its own, without the tier's features).
+//!
+//! Where tiers differ in the last bit (fused or separate multiply-add, order of horizontal sums), each is
+//! deterministic on its own.
+
+use crate::isa::Tier;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// A kernel body, generic over the tier.
+pub(crate) trait SimdOp {
+    /// What the kernel returns.
+    type Output;
+
+    /// The body. Implementations are `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Vectors of `LANES` f32 on one tier. The implementing type is the tier's token, hence proof of support.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// A vector of `LANES` f32.
+    type F: Copy;
+    /// A mask of `LANES` booleans.
+    type M: Copy;
+    /// f32 per vector.
+    const LANES: usize;
+    /// The tier's name.
+    const TIER: Tier;
+
+    /// Runs `op` with this tier's instructions enabled.
+    fn vectorize<O: SimdOp>(self, op: O) -> O::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+
+    /// All lanes 0.
+    #[inline(always)]
+    fn zero(self) -> Self::F {
+        self.splat(0.0)
+    }
+
+    /// Loads `LANES` values.
+    ///
+    /// # Safety
+    /// `p` must be valid for reads of `LANES` f32; no alignment is needed.
+    unsafe fn load_ptr(self, p: *const f32) -> Self::F;
+
+    /// Stores `LANES` values.
+    ///
+    /// # Safety
+    /// `p` must be valid for writes of `LANES` f32; no alignment is needed.
+    unsafe fn store_ptr(self, p: *mut f32, v: Self::F);
+
+    /// Loads the first `n < LANES` lanes, 0 in the others.
+    ///
+    /// # Safety
+    /// `p` must be valid for reads of `n` f32, `n <= LANES`.
+    unsafe fn load_first_ptr(self, p: *const f32, n: usize) -> Self::F;
+
+    /// Stores the first `n < LANES` lanes.
+    ///
+    /// # Safety
+    /// `p` must be valid for writes of `n` f32, `n <= LANES`.
+    unsafe fn store_first_ptr(self, p: *mut f32, n: usize, v: Self::F);
+
+    /// Hints that the cache line at `p` will be read soon; `p` need not be valid.
+    fn prefetch(self, p: *const f32);
+
+    /// `a + b`.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`, correctly rounded.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, fused where the tier can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: `b` where either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: `b` where either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Square root, correctly rounded.
+    fn sqrt(self, a: Self::F) -> Self::F;
+    /// Absolute value.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// `|magnitude|` with the sign bit of `sign`.
+    fn copysign(self, magnitude: Self::F, sign: Self::F) -> Self::F;
+    /// Nearest integer, ties to even; exact for every finite input.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `a * 2^n` for integral `n` in `-252..=254`, with gradual underflow; overflows to infinity.
+    fn scale_by_pow2(self, a: Self::F, n: Self::F) -> Self::F;
+    /// Splits positive normal finite `a` into `(m, e)` with `a = m * 2^e`, `m` in `[0.5, 1)`.
+    fn split_exponent(self, a: Self::F) -> (Self::F, Self::F);
+
+    /// Lanes where `a < b`; false for NaN.
+    fn lt(self, a: Self::F, b: Self::F) -> Self::M;
+    /// Lanes where `a == b`; false for NaN.
+    fn eq(self, a: Self::F, b: Self::F) -> Self::M;
+    /// `yes` where the mask is set, else `no`.
+    fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F;
+
+    /// Sum of all lanes, pairwise.
+    fn reduce_sum(self, a: Self::F) -> f32;
+    /// Largest lane.
+    fn reduce_max(self, a: Self::F) -> f32;
+
+    /// Loads the first `LANES` values of `x`.
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::F {
+        assert!(x.len() >= Self::LANES);
+        // SAFETY: the slice holds at least LANES values.
+        unsafe { self.load_ptr(x.as_ptr()) }
+    }
+
+    /// Stores into the first `LANES` places of `x`.
+    #[inline(always)]
+    fn store(self, x: &mut [f32], v: Self::F) {
+        assert!(x.len() >= Self::LANES);
+        // SAFETY: the slice has room for LANES values.
+        unsafe { self.store_ptr(x.as_mut_ptr(), v) }
+    }
+
+    /// Loads all of `x`, which holds at most `LANES` values; 0 in the other lanes.
+    #[inline(always)]
+    fn load_first(self, x: &[f32]) -> Self::F {
+        assert!(x.len() <= Self::LANES);
+        // SAFETY: reads exactly the slice's values.
+        unsafe { self.load_first_ptr(x.as_ptr(), x.len()) }
+    }
+
+    /// Fills all of `x`, which holds at most `LANES` values, with the vector's first lanes.
+    #[inline(always)]
+    fn store_first(self, x: &mut [f32], v: Self::F) {
+        assert!(x.len() <= Self::LANES);
+        // SAFETY: writes exactly the slice's places.
+        unsafe { self.store_first_ptr(x.as_mut_ptr(), x.len(), v) }
+    }
+}

@@ -1,0 +1,85 @@
+//! Softmax over rows.
+//!
+//! Three passes over a row in the first-level cache: maximum, exponentials and their sum, scaling. Bound by the
+//! exponential, about 15 operations per value.
+//!
+//! -inf is a masked value: its result is 0. A row of nothing but -inf has no softmax: [`softmax`] gives NaN, as the
+//! formula does and ONNX and torch do; attention gives zeros instead (see `attention`).
+
+use super::context::Context;
+use super::elementwise::check_same_shape;
+use super::math;
+use super::reduce::{Sum, scale_row};
+use super::simd::{Simd, SimdOp};
+use super::views::{Rows, RowsMut};
+
+/// out = softmax(x) per row, or of what `out` holds where `x` is `None`.
+///
+/// # Panics
+/// When the shapes differ or rows reach beyond their values.
+pub fn softmax(ctx: &mut Context, x: Option<Rows<'_>>, out: RowsMut<'_>) {
+    let isa = ctx.isa;
+    check_same_shape(x, &out);
+    ctx.for_row_blocks(out, |first, mut block| {
+        for row in 0..block.rows {
+            let out = block.row(row);
+            if let Some(x) = x {
+                out.copy_from_slice(x.row(first + row));
+            }
+            isa.run(SoftmaxRow(out));
+        }
+    });
+}
+
+/// One row, in place.
+struct SoftmaxRow<'a>(&'a mut [f32]);
+
+impl SimdOp for SoftmaxRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let largest = max(s, self.0);
+        let sum = exp_minus(s, self.0, largest);
+        scale_row(s, self.0, 1.0 / sum);
+    }
+}
+
+/// Largest value of a row; NaN values may be passed over.
+#[inline(always)]
+fn max<S: Simd>(s: S, row: &[f32]) -> f32 {
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    let chunks = row.chunks_exact(S::LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        largest = s.max(s.load(chunk), largest);
+    }
+    let mut largest = s.reduce_max(largest);
+    for &x in tail {
+        largest = if x > largest { x } else { largest };
+    }
+    largest
+}
+
+/// `row = e^(row - largest)`; returns the sum of the results.
+#[inline(always)]
+pub(super) fn exp_minus<S: Simd>(s: S, row: &mut [f32], largest: f32) -> f32 {
+    let shift = s.splat(largest);
+    let mut sum = Sum::new(s);
+    let mut chunks = row.chunks_exact_mut(S::LANES);
+    for (step, chunk) in (&mut chunks).enumerate() {
+        let y = math::exp(s, s.sub(s.load(chunk), shift));
+        s.store(chunk, y);
+        sum.add(s, step, y);
+    }
+    let tail = chunks.into_remainder();
+    let mut total = sum.total(s);
+    if !tail.is_empty() {
+        let y = math::exp(s, s.sub(s.load_first(tail), shift));
+        s.store_first(tail, y);
+        for &y in &*tail {
+            total += y;
+        }
+    }
+    total
+}
