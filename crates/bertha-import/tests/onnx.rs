@@ -344,7 +344,22 @@ fn endless_nesting_is_refused() {
     prost::encode_length_delimiter(graph.len(), &mut model).unwrap();
     model.extend(graph);
     let error = OnnxFile::from_bytes("m.onnx", Bytes::from(model)).unwrap_err().to_string();
-    assert!(error.contains("recursion limit"), "{error}");
+    assert!(error.contains("nested over 96 deep"), "{error}");
+}
+
+#[test]
+fn a_small_file_cannot_ask_for_much_memory() {
+    // Four million empty attributes of one node: 8 MB, which would become 4 GB.
+    let attributes = [0x2a, 0].repeat(4 << 20);
+    let nest = |tag: u8, inner: Vec<u8>| {
+        let mut outer = vec![tag];
+        prost::encode_length_delimiter(inner.len(), &mut outer).unwrap();
+        outer.extend(inner);
+        outer
+    };
+    let model = [vec![0x08, 0x08], nest(0x3a, nest(0x0a, attributes))].concat();
+    let error = OnnxFile::from_bytes("m.onnx", Bytes::from(model)).unwrap_err().to_string();
+    assert!(error.contains("so many small parts"), "{error}");
 }
 
 #[test]

@@ -156,9 +156,9 @@ pub fn write_safetensors<'t>(
         let shape = tensor.shape().to_vec();
         infos.push(((*name).to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
     }
-    let format = |reason: String| ImportError::format(path, FORMAT, reason);
-    let header = Metadata::new(metadata, infos).map_err(|error| format(error.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(|error| format(error.to_string()))?;
+    let failed = |reason: String| ImportError::io(path, "write the file", std::io::Error::other(reason));
+    let header = Metadata::new(metadata, infos).map_err(|error| failed(error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| failed(error.to_string()))?;
     // Spaces after the header bring the data to a multiple of 8.
     header.resize(header.len().next_multiple_of(8), b' ');
     write_atomically(path, |writer| {

@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::FORMAT;
 use super::external::ExternalFiles;
+use super::limits;
 use super::proto::{GraphProto, ModelProto, TensorProto};
 use crate::error::{ImportError, Result};
 use crate::file_io::{look_alike, map_file};
@@ -27,7 +28,8 @@ pub struct OnnxFile {
 
 impl OnnxFile {
     /// Maps and decodes a model. Raw tensor data stay in the mapping; external files are opened when a tensor in them is
-    /// asked for. Messages nested more than a hundred deep are refused.
+    /// asked for. Messages nested about a hundred deep are refused, and files of so many tiny messages that they would take far more
+    /// memory than their size.
     ///
     /// # Errors
     /// [`ImportError::Io`]; [`ImportError::Format`] when the file is not an ONNX model or is too large for one.
@@ -92,6 +94,7 @@ fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto> {
     if let Some(kind) = look_alike(&bytes) {
         return Err(wrong(kind.into()));
     }
+    limits::check(&bytes).map_err(|reason| wrong(format!("it is damaged or of another format: {reason}")))?;
     let model = ModelProto::decode(bytes)
         .map_err(|error| wrong(format!("it is damaged or of another format ({error})")))?;
     // Protobuf accepts much by skipping what it does not know, so look for what every model has.

@@ -4,6 +4,7 @@ mod dtype;
 mod external;
 mod file;
 mod import;
+mod limits;
 pub mod proto;
 mod tensor;
 mod write;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 
-use super::FORMAT;
 use super::external::ExternalFiles;
 use super::file::MAX_MODEL_BYTES;
 use super::proto::{
@@ -43,8 +42,8 @@ const SMALL_ALIGNMENT: usize = 64;
 /// model with new data.
 ///
 /// # Errors
-/// [`ImportError::Io`]; [`ImportError::Format`] when the model passes 2 GiB even with its initializers moved out; the
-/// errors of reading external tensors.
+/// [`ImportError::Io`]; [`ImportError::Unsupported`] when the model passes 2 GiB even with its initializers moved out;
+/// the errors of reading external tensors.
 pub fn write_onnx(
     model: &ModelProto,
     externals: &ExternalFiles,
@@ -59,20 +58,23 @@ pub fn write_onnx(
         ExternalData::WhenNeeded if model.encoded_len() > MAX_MODEL_BYTES => Some(SMALL_BYTES),
         ExternalData::WhenNeeded => None,
     };
+    let mut data = None;
     if let Some(least) = least {
-        let mut data = DataFile::new(path)?;
+        let file = data.insert(DataFile::new(path)?);
         for_each_tensor(&mut model, &mut |tensor, role| match role {
-            Role::Initializer => data.move_out(tensor, externals, least),
+            Role::Initializer => file.move_out(tensor, externals, least),
             Role::Other => Ok(()),
         })?;
-        data.write()?;
     }
     let length = model.encoded_len();
     if length > MAX_MODEL_BYTES {
-        let reason =
-            format!("the model takes {length} bytes, more than the 2 GiB a protobuf message may have");
-        return Err(ImportError::format(path, FORMAT, reason));
+        return Err(ImportError::unsupported(
+            path,
+            format!("a model of {length} bytes without its external data"),
+            "a protobuf message may have 2 GiB; turn large Constant nodes into initializers, which can be external",
+        ));
     }
+    data.map_or(Ok(()), DataFile::write)?;
     write_atomically(path, |writer| writer.write_all(&model.encode_to_vec()))
 }
 
