@@ -106,6 +106,15 @@ pub enum ImportError {
         nodes: Vec<UnsupportedNode>,
     },
 
+    /// A model cannot be written as ONNX.
+    #[error("cannot export {what}: {reason}")]
+    Export {
+        /// The node, input, output or option.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+
     /// A sharded checkpoint does not fit together.
     #[error("{}: {reason}", path.display())]
     Shards {

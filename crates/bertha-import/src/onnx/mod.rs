@@ -1,6 +1,7 @@
 //! ONNX models: the messages of the format, reading files and their tensors, writing files.
 
 mod dtype;
+mod export;
 mod external;
 mod file;
 mod import;
@@ -10,6 +11,7 @@ mod tensor;
 mod write;
 
 pub use dtype::{data_type, dtype_of};
+pub use export::{ExportOptions, export, input};
 pub use external::ExternalFiles;
 pub use file::OnnxFile;
 pub use import::{ImportOptions, UnsupportedNode, import, import_model};

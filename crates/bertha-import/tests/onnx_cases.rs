@@ -1,0 +1,30 @@
+//! Imported ONNX files give the answers of ONNX Runtime and of the onnx package's operator cases, run by the reference
+//! interpreter.
+
+use bertha_graph::interp::{Interpreter, Precision};
+use bertha_graph::{Model, TensorData};
+
+#[path = "../../../tests/onnx/harness.rs"]
+mod harness;
+
+fn interpreter(model: &Model, inputs: &[(&str, TensorData)]) -> Result<harness::Outputs, String> {
+    Interpreter::new(&model.graph, Precision::Native).run(inputs).map_err(|error| error.to_string())
+}
+
+#[test]
+fn operator_cases() {
+    let Some(folder) = harness::cases("conformance.json") else { return };
+    let report = harness::run_conformance(&folder, &interpreter);
+    println!("{}", report.table());
+    assert!(report.passed > 500, "only {} cases passed", report.passed);
+    assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+}
+
+#[test]
+fn whole_models() {
+    let Some(folder) = harness::cases("models.json") else { return };
+    let report = harness::run_models(&folder, &interpreter);
+    println!("{}", report.table());
+    assert!(report.passed > 0);
+    assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+}
