@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+
 use bertha_graph::DType;
 use bertha_import::ImportError;
 use bertha_import::hf::TorchFile;
@@ -173,6 +175,87 @@ fn windows_are_kept_inside_their_storage() {
     }
     // No element, anywhere.
     assert_eq!(read(one_tensor(16, 99, &[0, 5], &[1, 1])).unwrap().tensor("a").unwrap().shape(), [0, 5]);
+}
+
+#[test]
+fn files_of_big_endian_machines_are_turned() {
+    // The same file as another machine would have written it: elements reversed, and the byte order noted.
+    let original = std::fs::read(fixture("torch/dtypes_zip.bin")).unwrap();
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&original)).unwrap();
+    let mut turned = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let sizes = [8, 4, 2, 2, 8, 4, 2, 1, 1, 1];
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        if let Some((_, key)) = name.split_once("/data/") {
+            let size: usize = sizes[key.parse::<usize>().unwrap()];
+            bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        } else if name.ends_with("/byteorder") {
+            assert_eq!(bytes, b"little");
+            bytes = b"big".to_vec();
+        }
+        turned.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        turned.write_all(&bytes).unwrap();
+    }
+    let turned = Bytes::from(turned.finish().unwrap().into_inner());
+    let (expected, read) = (open("dtypes_zip.bin"), TorchFile::from_bytes("big.bin", turned).unwrap());
+    for name in expected.names() {
+        assert_eq!(read.tensor(name).unwrap(), expected.tensor(name).unwrap(), "{name}");
+    }
+}
+
+/// A file of the old format with one storage of six floats (0 to 5) under the key `k`; `view` is what the oldest
+/// versions put at the end of a storage's description.
+fn legacy(view: &[u8], little_endian: bool, stored_key: u8, stored_length: i64) -> Bytes {
+    let end = if little_endian { b"\x88" } else { b"\x89" };
+    let floats: Vec<u8> = (0..6u8).flat_map(|value| f32::from(value).to_le_bytes()).collect();
+    let parts: [&[u8]; 11] = [
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.",
+        &[&b"\x80\x02}X\x0d\x00\x00\x00little_endian"[..], end, b"s."].concat(),
+        b"\x80\x02}U\x01actorch._utils\n_rebuild_tensor\n((U\x07storagectorch\nFloatStorage\nU\x01kU\x03cpuK\x06",
+        view,
+        b"tQ",
+        b"K\x00(K\x02K\x02t(K\x02K\x01ttR",
+        b"s.",
+        &[b"\x80\x02](U\x01", &[stored_key][..], b"e."].concat(),
+        &stored_length.to_le_bytes(),
+        &floats,
+        b"",
+    ];
+    Bytes::from(parts.concat())
+}
+
+#[test]
+fn the_oldest_files_are_read() {
+    let read = |view: &[u8]| TorchFile::from_bytes("old.bin", legacy(view, true, b'k', 6));
+    assert_tensor(&read(b"N").unwrap().tensor("a").unwrap(), DType::F32, &[2, 2], &ramp(4));
+    // A view of four elements from the second on.
+    let view = |offset: u8, size: u8| [&b"(U\x01vK"[..], &[offset], b"K", &[size], b"t"].concat();
+    let tensor = read(&view(1, 4)).unwrap().tensor("a").unwrap();
+    assert_tensor(&tensor, DType::F32, &[2, 2], &[1., 2., 3., 4.]);
+    // The tensor must fit the view, and the view the storage.
+    for (offset, size) in [(1, 3), (3, 4), (7, 0)] {
+        let error = read(&view(offset, size)).unwrap_err().to_string();
+        assert!(error.contains("tensor `a`") && error.contains("outside its storage"), "{error}");
+    }
+}
+
+#[test]
+fn old_files_that_do_not_fit_are_described() {
+    let read = |bytes: Bytes| TorchFile::from_bytes("old.bin", bytes).unwrap_err().to_string();
+    let trailing = [legacy(b"N", true, b'k', 6).as_ref(), &b"x"[..]].concat();
+    for (bytes, part) in [
+        (legacy(b"N", false, b'k', 6), "big-endian machine"),
+        (legacy(b"N", true, b'z', 6), "no tensor uses storage `z`"),
+        (legacy(b"N", true, b'k', 5), "should have 6 elements but has 5"),
+        (legacy(b"N", true, b'k', -6), "should have 6 elements but has -6"),
+        (Bytes::from(trailing), "1 bytes after the last storage"),
+    ] {
+        let error = read(bytes);
+        assert!(error.contains(part) && error.contains("old.bin"), "{error}");
+    }
 }
 
 #[test]

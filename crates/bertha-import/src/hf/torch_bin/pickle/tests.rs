@@ -196,6 +196,50 @@ fn tensors_are_checked() {
 }
 
 #[test]
+fn parameters_are_their_tensors() {
+    for (name, extra) in [("_rebuild_parameter", 2), ("_rebuild_parameter_with_state", 3)] {
+        let call = new().global("torch._utils", name).op(op::MARK).tensor(0, &[2], &[1]);
+        let call = (0..extra).fold(call, |writer, _| writer.op(op::NONE)).op(op::TUPLE).op(op::REDUCE);
+        let (heap, root) = call.run().unwrap();
+        assert!(matches!(heap.get(root), Object::Tensor(view) if view.shape == [2]));
+    }
+    let other = new().global("torch._utils", "_rebuild_parameter").int(1).op(op::NONE).op(op::NONE);
+    other.op(op::TUPLE3).op(op::REDUCE).complains("a parameter made of an integer");
+}
+
+#[test]
+fn dictionaries_of_python_2_are_read() {
+    let entry = new().op(op::EMPTY_LIST).op(op::MARK).text("key").int(7).op(op::APPENDS);
+    let list = new().op(op::EMPTY_LIST).raw(&entry.0).op(op::APPEND);
+    let call = new().global("collections", "OrderedDict").raw(&list.0).op(op::TUPLE1).op(op::REDUCE);
+    let (heap, root) = call.run().unwrap();
+    let Object::Dict(entries) = heap.get(root) else { panic!("{:?}", heap.get(root)) };
+    let [(key, value)] = entries.as_slice() else { panic!("{entries:?}") };
+    assert_eq!((heap.get(*key), heap.get(*value)), (&Object::Str("key".into()), &Object::Int(7)));
+}
+
+#[test]
+fn numbers_are_read_in_every_spelling() {
+    for (writer, expected) in [
+        (new().op(op::INT).raw(b"-7\n"), Object::Int(-7)),
+        (new().op(op::INT).raw(b"01\n"), Object::Bool(true)),
+        (new().op(op::LONG).raw(b"123456789012345678901L\n"), Object::Int(123_456_789_012_345_678_901)),
+        (new().op(op::LONG1).raw(&[0]), Object::Int(0)),
+        (new().op(op::LONG1).raw(&[1, 0xff]), Object::Int(-1)),
+        (new().op(op::LONG1).raw(&[2, 0xff, 0x00]), Object::Int(255)),
+        (new().op(op::BININT).raw(&(-2i32).to_le_bytes()), Object::Int(-2)),
+        (new().op(op::BININT2).raw(&[0xff, 0xff]), Object::Int(65535)),
+        (new().op(op::BINFLOAT).raw(&1.5f64.to_be_bytes()), Object::Float(1.5)),
+        (new().op(op::FLOAT).raw(b"-2.5e3\n"), Object::Float(-2500.0)),
+        (new().op(op::STRING).raw(b"'it'\n"), Object::Str("it".into())),
+        (new().op(op::UNICODE).raw(b"it\n"), Object::Str("it".into())),
+    ] {
+        let (heap, root) = writer.run().unwrap();
+        assert_eq!(*heap.get(root), expected);
+    }
+}
+
+#[test]
 fn depth_and_cycles_cost_no_recursion() {
     // A million tuples, each around the last; then a list that contains itself. Both are dropped here too.
     let deep = (0..1_000_000).fold(new().op(op::NONE), |writer, _| writer.op(op::TUPLE1));
