@@ -5,6 +5,7 @@
 //! in [`rules`] infer the type of every result.
 
 mod bind;
+mod builder;
 mod dim;
 mod dtype;
 mod error;
@@ -18,6 +19,7 @@ mod specialize;
 mod statements;
 mod tensor;
 
+pub use builder::{Attention, GraphBuilder, Shuffle, Weight};
 pub use dim::{Bindings, Dim, is_symbol_name};
 pub use dtype::{DType, Element};
 pub use error::{GraphError, RuleError};
