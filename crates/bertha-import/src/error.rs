@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bertha_graph::GraphError;
+
 use crate::hf::torch_bin::PickleError;
 use crate::onnx::UnsupportedNode;
 
@@ -124,6 +126,37 @@ pub enum ImportError {
         reason: String,
     },
 
+    /// A field of a configuration file is missing, of the wrong kind, or asks for something that is not supported.
+    #[error("{}: `{field}`: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The field, with dots between the levels.
+        field: String,
+        /// What was expected, and what is there.
+        reason: String,
+    },
+
+    /// A checkpoint has tensors that no part of the model uses: it is another model than the configuration says.
+    #[error("{}: {} that the model does not use: {}; {hint}", path.display(), count_note(tensors), list_note(tensors))]
+    ExtraTensors {
+        /// The weight file.
+        path: PathBuf,
+        /// Their names, sorted.
+        tensors: Vec<String>,
+        /// What the user can do about it.
+        hint: String,
+    },
+
+    /// The parts are there but do not make a graph.
+    #[error("{}: {source}", path.display())]
+    Graph {
+        /// The model's file or folder.
+        path: PathBuf,
+        /// Which node, and what was expected.
+        source: GraphError,
+    },
+
     /// A pickle in a PyTorch file is malformed or asks for something it must not have.
     #[error("{}: {entry}: {source}", path.display())]
     Pickle {
@@ -153,6 +186,10 @@ impl ImportError {
         Self::Unsupported { path: path.to_owned(), what: what.into(), hint: hint.into() }
     }
 
+    pub(crate) fn config(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Config { path: path.to_owned(), field: field.into(), reason: reason.into() }
+    }
+
     pub(crate) fn missing_tensor<'a>(
         path: &Path,
         tensor: &str,
@@ -178,6 +215,21 @@ fn unsupported_list(nodes: &[UnsupportedNode]) -> String {
 
 fn nearest_note(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|name| format!(" (the nearest name is `{name}`)")).unwrap_or_default()
+}
+
+/// How many names of a long list are printed.
+const LISTED: usize = 20;
+
+fn count_note(names: &[String]) -> String {
+    if names.len() == 1 { "1 tensor".into() } else { format!("{} tensors", names.len()) }
+}
+
+fn list_note(names: &[String]) -> String {
+    let mut list = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > LISTED {
+        list.push_str(&format!(" and {} more", names.len() - LISTED));
+    }
+    list
 }
 
 fn owner_note(owner: &str) -> String {

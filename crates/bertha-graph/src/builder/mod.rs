@@ -229,7 +229,9 @@ impl GraphBuilder {
         let node = self.graph.add_node(name.as_str(), op, inputs, &[&result])?;
         match self.graph.node(node).outputs.as_slice() {
             [Some(tensor), ..] => Ok(*tensor),
-            _ => Err(GraphError::Invalid { where_: format!("node `{name}`"), what: "it has no result".into() }),
+            _ => {
+                Err(GraphError::Invalid { where_: format!("node `{name}`"), what: "it has no result".into() })
+            }
         }
     }
 

@@ -1,11 +1,26 @@
-//! Hugging Face checkpoints: weights in safetensors or PyTorch files, whole or in shards.
+//! Hugging Face checkpoints: weights in safetensors or PyTorch files, whole or in shards, and the models that a
+//! folder with a `config.json` describes.
+//!
+//! [`import`] reads a folder; the other items read weights alone.
 
+mod activation;
 mod checkpoint;
+mod checks;
+mod compressed;
+mod config;
+mod families;
+mod heads;
+mod import;
+mod net;
+mod sentence;
 mod shards;
+mod tokenizer;
+mod weights;
 
 pub mod safetensors;
 pub mod torch_bin;
 
 pub use checkpoint::Checkpoint;
+pub use import::{ImportOptions, import};
 pub use safetensors::{SafetensorsFile, write_safetensors};
 pub use torch_bin::TorchFile;
