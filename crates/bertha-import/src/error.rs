@@ -154,7 +154,7 @@ pub enum ImportError {
         /// The model's file or folder.
         path: PathBuf,
         /// Which node, and what was expected.
-        source: GraphError,
+        source: Box<GraphError>,
     },
 
     /// A pickle in a PyTorch file is malformed or asks for something it must not have.

@@ -1,7 +1,5 @@
 //! Operations that move elements, and reductions.
 
-use std::ops::{Bound, RangeBounds};
-
 use super::GraphBuilder;
 use crate::error::GraphError;
 use crate::graph::TensorId;
@@ -127,20 +125,10 @@ impl GraphBuilder {
         Ok(self.graph.node(node).outputs.iter().flatten().copied().collect())
     }
 
-    /// The part of `x` along `axis` that lies in `range`; negative bounds count from the end:
-    /// `b.slice(x, 0, 1..-1)` leaves out the first and the last row.
-    pub fn slice(&mut self, x: TensorId, axis: i64, range: impl RangeBounds<i64>) -> Made {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(start) => start.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            // The last element included: there is no index after -1 but the end itself.
-            Bound::Included(-1) | Bound::Unbounded => i64::MAX,
-            Bound::Included(end) => end.saturating_add(1),
-            Bound::Excluded(end) => *end,
-        };
+    /// The part of `x` along `axis` from `start` up to `end`, or to the last when `end` is `None`. Negative bounds count
+    /// from the end: `b.slice(x, 0, 1, -1)` leaves out the first and the last row.
+    pub fn slice(&mut self, x: TensorId, axis: i64, start: i64, end: impl Into<Option<i64>>) -> Made {
+        let end = end.into().unwrap_or(i64::MAX);
         let name = self.claim_name("slice");
         let starts = self.operand(&name, "starts", TensorData::vector(vec![start]))?;
         let ends = self.operand(&name, "ends", TensorData::vector(vec![end]))?;

@@ -65,9 +65,9 @@ fn layout_calls_give_the_shapes_they_say() {
     assert_eq!(b.shape(heads).to_string(), "[2, tokens, 4]");
     let back = b.shuffle(heads, &Shuffle::new().transpose([1, 0, 2]).reshape([0, -1])).unwrap();
     assert_eq!(b.shape(back).to_string(), "[tokens, 8]");
-    let part = b.slice(x, 1, 2..-1).unwrap();
+    let part = b.slice(x, 1, 2, -1).unwrap();
     assert_eq!(b.shape(part).to_string(), "[tokens, 5]");
-    let all = b.slice(x, -1, ..=-1).unwrap();
+    let all = b.slice(x, -1, 0, None).unwrap();
     assert_eq!(b.shape(all).to_string(), "[tokens, 8]");
     let mean = b.reduce(ReduceOp::Mean, x, &[-1], true).unwrap();
     assert_eq!(b.shape(mean).to_string(), "[tokens, 1]");

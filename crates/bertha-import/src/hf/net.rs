@@ -75,12 +75,14 @@ impl<'a> Net<'a> {
     /// The graph, once every weight has been used but those under the names in `unused`.
     pub(crate) fn finish(self, unused: &[&str]) -> Result<Graph> {
         self.weights.finish(unused)?;
-        self.builder.finish().map_err(|source| ImportError::Graph { path: self.folder, source })
+        self.builder
+            .finish()
+            .map_err(|source| ImportError::Graph { path: self.folder, source: Box::new(source) })
     }
 
     /// An error of the graph becomes one of this model.
     fn made<T>(&self, result: Result<T, GraphError>) -> Result<T> {
-        result.map_err(|source| ImportError::Graph { path: self.folder.clone(), source })
+        result.map_err(|source| ImportError::Graph { path: self.folder.clone(), source: Box::new(source) })
     }
 
     // ---- ends --------------------------------------------------------------------------------------------------

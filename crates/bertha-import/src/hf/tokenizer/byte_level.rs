@@ -57,7 +57,7 @@ fn read_merges(path: &Path) -> Result<Vec<[String; 2]>> {
     let text = read_text(path)?;
     let lines = (1usize..).zip(text.lines());
     lines
-        .filter(|(number, line)| !line.is_empty() && !(*number == 1 && line.starts_with("#version")))
+        .filter(|(number, line)| !line.is_empty() && (*number > 1 || !line.starts_with("#version")))
         .map(|(number, line)| match line.split_once(' ') {
             Some((left, right)) if !right.contains(' ') => Ok([left.to_owned(), right.to_owned()]),
             _ => {
