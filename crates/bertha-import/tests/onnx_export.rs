@@ -64,6 +64,18 @@ fn every_operator_set_gives_the_same_answers() {
 }
 
 #[test]
+fn checkpoints_of_every_family_export() {
+    let encoders = Encoder::of_every_family();
+    assert!(encoders.len() >= 10);
+    for (name, encoder) in &encoders {
+        println!("{name}");
+        for opset in [11, 17, 23] {
+            check(encoder, opset, &Batch::new(&[3, 14, 1]));
+        }
+    }
+}
+
+#[test]
 fn distances_bias_attention_in_the_same_way() {
     for opset in OPSETS {
         check(&Encoder::with_relative_bias(), opset, &Batch::new(&[5, 40, 2]));
@@ -127,7 +139,9 @@ fn a_tied_weight_is_stored_once() {
     let size = encoder.weight(encoder::WORD_EMBEDDING).bytes().len();
     let of_that_size = graph.initializer.iter().filter(|tensor| tensor.raw_data.len() == size);
     assert_eq!(of_that_size.count(), 1);
-    assert!(graph.node.iter().any(|node| node.op_type == "Transpose" && node.input[0] == encoder::WORD_EMBEDDING));
+    assert!(
+        graph.node.iter().any(|node| node.op_type == "Transpose" && node.input[0] == encoder::WORD_EMBEDDING)
+    );
 }
 
 #[test]
@@ -164,7 +178,13 @@ fn write_files_for_the_outside_witness() {
     ];
     let names = ["none", "relu", "tanh", "gelu_erf", "gelu_tanh", "silu"];
     encoders.extend(names.into_iter().zip(Encoder::with_each_activation()));
-    for (name, encoder) in &encoders {
+    let families = Encoder::of_every_family();
+    let encoders: Vec<(&str, &Encoder)> = encoders
+        .iter()
+        .map(|(name, encoder)| (*name, encoder))
+        .chain(families.iter().map(|(name, encoder)| (name.as_str(), encoder)))
+        .collect();
+    for (name, encoder) in encoders {
         for opset in 11..=23 {
             let base = folder.join(format!("{name}_{opset}"));
             let external = if opset == 19 { ExternalData::AtLeast(256) } else { ExternalData::WhenNeeded };
@@ -185,4 +205,3 @@ fn write_files_for_the_outside_witness() {
         }
     }
 }
-

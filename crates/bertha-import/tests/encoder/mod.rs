@@ -2,8 +2,11 @@
 
 use bertha_graph::{
     Activation, DType, Dim, GeluKind, Graph, Interface, Model, ModelInfo, Op, PoolKind, PositionIds,
-    RelativeBuckets, Shape, Task, TensorData, TensorId, TensorType, UnaryOp, WeightLayout, output, ragged, shape,
+    RelativeBuckets, Shape, Task, TensorData, TensorId, TensorType, UnaryOp, WeightLayout, output, ragged,
+    shape,
 };
+use bertha_import::hf;
+use bertha_import::onnx::input as onnx_input;
 
 /// The pad token of the encoders.
 pub(crate) const PAD: i32 = 1;
@@ -46,18 +49,20 @@ impl Batch {
         self.ids.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    fn token_type(sequence: &[i32], position: usize) -> i32 {
-        i32::from(position >= sequence.len() / 2)
+    /// The second half of each sequence is of the second type, where there are two.
+    fn token_type(sequence: &[i32], position: usize, types: i64) -> i32 {
+        i32::from(types > 1 && position >= sequence.len() / 2)
     }
 
     /// The inputs of the ragged graph.
     pub(crate) fn ragged(&self, encoder: &Encoder) -> Vec<(&'static str, TensorData)> {
+        let type_count = encoder.type_count();
         let (mut ids, mut types, mut positions, mut bounds) = (vec![], vec![], vec![], vec![0]);
         for sequence in &self.ids {
             let mut number = 0;
             for (position, id) in sequence.iter().enumerate() {
                 ids.push(*id);
-                types.push(Batch::token_type(sequence, position));
+                types.push(Batch::token_type(sequence, position, type_count));
                 positions.push(match encoder.model.info.position_ids {
                     PositionIds::AfterPad { pad_id } if *id == pad_id as i32 => *id,
                     PositionIds::AfterPad { pad_id } => {
@@ -69,34 +74,37 @@ impl Batch {
             }
             bounds.push(ids.len() as i32);
         }
-        vec![
+        let mut inputs = vec![
             (ragged::INPUT_IDS, TensorData::vector(ids)),
-            (ragged::TOKEN_TYPE_IDS, TensorData::vector(types)),
             (ragged::POSITION_IDS, TensorData::vector(positions)),
             (ragged::CU_SEQLENS, TensorData::vector(bounds)),
-        ]
+        ];
+        if type_count > 0 {
+            inputs.push((ragged::TOKEN_TYPE_IDS, TensorData::vector(types)));
+        }
+        inputs
     }
 
     /// The inputs of the exported graph.
-    pub(crate) fn padded(&self, _encoder: &Encoder) -> Vec<(&'static str, TensorData)> {
+    pub(crate) fn padded(&self, encoder: &Encoder) -> Vec<(&'static str, TensorData)> {
+        let type_count = encoder.type_count();
         let shape = vec![self.ids.len(), self.longest()];
-        let fill = |value: &dyn Fn(&[i32], usize) -> i64| {
-            let rows = self.ids.iter().flat_map(|sequence| (0..shape[1]).map(move |at| value(sequence, at)));
+        let fill = |value: &dyn Fn(&[i32], usize) -> i32, padding: i32| {
+            let rows = self.ids.iter().flat_map(|sequence| {
+                (0..shape[1])
+                    .map(move |at| i64::from(if at < sequence.len() { value(sequence, at) } else { padding }))
+            });
             TensorData::from_vec(shape.clone(), rows.collect()).expect("the shape fits")
         };
-        vec![
-            (
-                onnx_input::INPUT_IDS,
-                fill(&|sequence, at| sequence.get(at).map_or(i64::from(PAD), |id| i64::from(*id))),
-            ),
-            (onnx_input::ATTENTION_MASK, fill(&|sequence, at| i64::from(at < sequence.len()))),
-            (
-                onnx_input::TOKEN_TYPE_IDS,
-                fill(&|sequence, at| {
-                    if at < sequence.len() { i64::from(Batch::token_type(sequence, at)) } else { 0 }
-                }),
-            ),
-        ]
+        let mut inputs = vec![
+            (onnx_input::INPUT_IDS, fill(&|sequence, at| sequence[at], PAD)),
+            (onnx_input::ATTENTION_MASK, fill(&|_, _| 1, 0)),
+        ];
+        if type_count > 0 {
+            let types = fill(&|sequence, at| Batch::token_type(sequence, at, type_count), 0);
+            inputs.push((onnx_input::TOKEN_TYPE_IDS, types));
+        }
+        inputs
     }
 
     /// The values of tokens in `[batch, sequence, ..]`.
@@ -111,8 +119,6 @@ impl Batch {
         kept
     }
 }
-
-use bertha_import::onnx::input as onnx_input;
 
 /// A model to export.
 pub(crate) struct Encoder {
@@ -196,10 +202,38 @@ impl Encoder {
         b.finish(PositionIds::Absolute)
     }
 
+    /// The checkpoints of every family and task that the tests of the importer have, by name.
+    pub(crate) fn of_every_family() -> Vec<(String, Self)> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
+        let mut names: Vec<String> = std::fs::read_dir(&folder)
+            .expect("the fixtures are there")
+            .map(|entry| entry.expect("the folder can be read").file_name().to_string_lossy().into_owned())
+            .filter(|name| folder.join(name).join("config.json").is_file())
+            .collect();
+        names.sort();
+        let load = |name: String| {
+            let model = hf::import(folder.join(&name), &hf::ImportOptions::default());
+            (name, Encoder { model: model.expect("the fixture can be imported") })
+        };
+        names.into_iter().map(load).collect()
+    }
+
     pub(crate) fn dense() -> Self {
         let mut encoder = Encoder::bert();
         encoder.model.info.interface = Interface::Dense;
         encoder
+    }
+
+    /// Number of token types that the model tells apart; 0 when it has no such input.
+    pub(crate) fn type_count(&self) -> i64 {
+        let graph = &self.model.graph;
+        let Some(types) = graph.find(ragged::TOKEN_TYPE_IDS) else { return 0 };
+        let table = graph.nodes().iter().find_map(|node| {
+            let at = node.inputs.iter().position(|input| *input == Some(types))?;
+            node.inputs.get(at + 1).copied().flatten()
+        });
+        let table = table.expect("token types index a table");
+        graph.tensor(table).ty.shape.dims()[0].as_const().expect("the table has a known size")
     }
 
     pub(crate) fn weight(&self, name: &str) -> &TensorData {
