@@ -13,11 +13,17 @@ mod graph;
 pub mod interp;
 mod model;
 mod op;
+mod renaming;
 pub mod rules;
 mod shape;
 mod specialize;
 mod statements;
 mod tensor;
+pub mod text;
+mod verify;
+
+#[cfg(test)]
+mod tests;
 
 pub use builder::{Attention, GraphBuilder, Shuffle, Weight};
 pub use dim::{Bindings, Dim, is_symbol_name};
