@@ -16,7 +16,7 @@ use super::context::{Context, LINE};
 use super::gemm::pack_panel;
 use super::gemm::tile::{self, AnyTile, Prefetch, TileArgs};
 use super::gemm::{Strided, worth_forking};
-use super::reduce::scale_row;
+use super::reduce::{PARTS, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
 use super::softmax::exp_minus;
 use super::views::CuSeqlens;
@@ -460,10 +460,10 @@ unsafe fn tiles_of_row<S: Simd>(
 #[inline(always)]
 fn softmax_weights<S: Simd>(s: S, scores: &mut [f32], scale: f32, bias: BiasRow<'_>) -> f32 {
     let largest = match bias {
-        BiasRow::None => scale_and_add(s, scores, scale, None),
-        BiasRow::Add(bias) => scale_and_add(s, scores, scale, Some(bias)),
+        BiasRow::None => scale_and_add::<S, false>(s, scores, scale, &[]),
+        BiasRow::Add(bias) => scale_and_add::<S, true>(s, scores, scale, bias),
         BiasRow::Keep(keep) => {
-            let largest = scale_and_add(s, scores, scale, None);
+            let largest = scale_and_add::<S, false>(s, scores, scale, &[]);
             if keep.contains(&0) { mask(scores, keep) } else { largest }
         }
     };
@@ -486,31 +486,32 @@ fn mask(scores: &mut [f32], keep: &[u8]) -> f32 {
 
 /// `row = scale row + bias`; returns the largest value.
 #[inline(always)]
-fn scale_and_add<S: Simd>(s: S, row: &mut [f32], scale: f32, bias: Option<&[f32]>) -> f32 {
+fn scale_and_add<S: Simd, const BIAS: bool>(s: S, row: &mut [f32], scale: f32, bias: &[f32]) -> f32 {
+    assert!(!BIAS || bias.len() == row.len());
     let factor = s.splat(scale);
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    let mut at = 0;
-    while at + S::LANES <= row.len() {
-        let x = s.load(&row[at..]);
-        let y = match bias {
-            Some(bias) => s.fma(x, factor, s.load(&bias[at..])),
-            None => s.mul(x, factor),
-        };
-        s.store(&mut row[at..], y);
-        largest = s.max(y, largest);
-        at += S::LANES;
-    }
-    let mut largest = s.reduce_max(largest);
-    while at < row.len() {
-        // One value at a time through the same operations, so that tails round as full vectors do.
-        let x = s.load_first(&row[at..=at]);
-        let y = match bias {
-            Some(bias) => s.fma(x, factor, s.load_first(&bias[at..=at])),
-            None => s.mul(x, factor),
-        };
-        s.store_first(&mut row[at..=at], y);
-        largest = if row[at] > largest { row[at] } else { largest };
-        at += 1;
-    }
-    largest
+    let lowest = s.splat(f32::NEG_INFINITY);
+    let mut largest = [lowest; PARTS];
+    let mut rest = f32::NEG_INFINITY;
+    for_vectors!(
+        S,
+        row.len(),
+        |part, at| {
+            let x = s.load(&row[at..]);
+            let y = if BIAS { s.fma(x, factor, s.load(&bias[at..])) } else { s.mul(x, factor) };
+            s.store(&mut row[at..], y);
+            largest[part] = s.max(y, largest[part]);
+        },
+        |at| {
+            let tail = &mut row[at..];
+            let x = s.load_first(tail);
+            let y = if BIAS { s.fma(x, factor, s.load_first(&bias[at..])) } else { s.mul(x, factor) };
+            s.store_first(tail, y);
+            for &y in &*tail {
+                rest = if y > rest { y } else { rest };
+            }
+        }
+    );
+    let [a, b, c, d] = largest;
+    let largest = s.reduce_max(s.max(s.max(a, b), s.max(c, d)));
+    if rest > largest { rest } else { largest }
 }

@@ -4,11 +4,12 @@
 //! second pass also sums the differences, which is the rounding error of the mean, and corrects mean and variance by
 //! it. Where the squares overflow (|x| near 1e19) the row is scaled by a power of two, exactly, and done again.
 //!
-//! Three passes over a row in the first-level cache: bound by loads and stores. The residual is added on the way in.
+//! Three passes over a row in the first-level cache (take in, add and sum; differences; normalise): bound by loads and
+//! stores.
 
 use super::context::Context;
 use super::elementwise::check_same_shape;
-use super::reduce::{Sum, max_abs, power_of_two_near_reciprocal, scale_row};
+use super::reduce::{Sum, for_vectors, max_abs, power_of_two_near_reciprocal, scale_row};
 use super::simd::{Simd, SimdOp};
 use super::views::{Rows, RowsMut};
 
@@ -68,20 +69,21 @@ impl SimdOp for LayerNormRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let out = self.out;
-        if let Some(x) = self.x {
-            out.copy_from_slice(x);
-        }
-        if let Some(residual) = self.residual {
-            add_row(s, out, residual);
-        }
-        let mut moments = Moments::of(s, out);
+        let sum = match (self.x, self.residual) {
+            (Some(x), Some(residual)) => take::<S, true, true>(s, x, residual, out),
+            (Some(x), None) => take::<S, true, false>(s, x, &[], out),
+            (None, Some(residual)) => take::<S, false, true>(s, &[], residual, out),
+            (None, None) => take::<S, false, false>(s, &[], &[], out),
+        };
+        let mut moments = Moments::of(s, out, sum);
         let mut eps = self.norm.eps;
         if !moments.variance.is_finite() {
             let largest = max_abs(s, out);
             if largest.is_finite() && largest > 0.0 {
                 let factor = power_of_two_near_reciprocal(largest);
                 scale_row(s, out, factor);
-                moments = Moments::of(s, out);
+                let sum = take::<S, false, false>(s, &[], &[], out);
+                moments = Moments::of(s, out, sum);
                 eps = eps * factor * factor;
             }
         }
@@ -90,18 +92,43 @@ impl SimdOp for LayerNormRow<'_> {
     }
 }
 
-/// `out += residual`.
+/// Brings a row's input into `out` (`x` where `COPY`, else what is there; plus `residual` where `ADD`) and returns its
+/// sum.
 #[inline(always)]
-fn add_row<S: Simd>(s: S, out: &mut [f32], residual: &[f32]) {
-    let mut outs = out.chunks_exact_mut(S::LANES);
-    let mut adds = residual.chunks_exact(S::LANES);
-    for (out, add) in (&mut outs).zip(&mut adds) {
-        let y = s.add(s.load(out), s.load(add));
-        s.store(out, y);
-    }
-    let (out, add) = (outs.into_remainder(), adds.remainder());
-    let y = s.add(s.load_first(out), s.load_first(add));
-    s.store_first(out, y);
+fn take<S: Simd, const COPY: bool, const ADD: bool>(
+    s: S,
+    x: &[f32],
+    residual: &[f32],
+    out: &mut [f32],
+) -> f32 {
+    let n = out.len();
+    assert!((!COPY || x.len() == n) && (!ADD || residual.len() == n));
+    let mut sum = Sum::new(s);
+    for_vectors!(
+        S,
+        n,
+        |part, at| {
+            let mut y = if COPY { s.load(&x[at..]) } else { s.load(&out[at..]) };
+            if ADD {
+                y = s.add(y, s.load(&residual[at..]));
+            }
+            if COPY || ADD {
+                s.store(&mut out[at..], y);
+            }
+            sum.add(s, part, y);
+        },
+        |at| {
+            let mut y = if COPY { s.load_first(&x[at..]) } else { s.load_first(&out[at..]) };
+            if ADD {
+                y = s.add(y, s.load_first(&residual[at..]));
+            }
+            if COPY || ADD {
+                s.store_first(&mut out[at..], y);
+            }
+            sum.add(s, 0, y);
+        }
+    );
+    sum.total(s)
 }
 
 /// Mean and variance of a row. The mean is `mean + correction`, which together are closer than one f32.
@@ -113,28 +140,24 @@ struct Moments {
 
 impl Moments {
     #[inline(always)]
-    fn of<S: Simd>(s: S, row: &[f32]) -> Self {
+    fn of<S: Simd>(s: S, row: &[f32], sum: f32) -> Self {
         let n = row.len() as f32;
-        let chunks = row.chunks_exact(S::LANES);
-        let tail = chunks.remainder();
-        let mut sum = Sum::new(s);
-        let mut step = 0;
-        for chunk in chunks.clone() {
-            sum.add(s, step, s.load(chunk));
-            step += 1;
-        }
-        sum.add(s, step, s.load_first(tail));
-        let mean = sum.total(s) / n;
-
+        let mean = sum / n;
         let center = s.splat(mean);
         let (mut differences, mut squares) = (Sum::new(s), Sum::new(s));
-        step = 0;
-        for chunk in chunks {
-            let d = s.sub(s.load(chunk), center);
-            differences.add(s, step, d);
-            squares.add_square(s, step, d);
-            step += 1;
-        }
+        let mut tail: &[f32] = &[];
+        for_vectors!(
+            S,
+            row.len(),
+            |part, at| {
+                let d = s.sub(s.load(&row[at..]), center);
+                differences.add(s, part, d);
+                squares.add_square(s, part, d);
+            },
+            |at| {
+                tail = &row[at..];
+            }
+        );
         let (mut difference, mut square) = (differences.total(s), squares.total(s));
         for &x in tail {
             let d = x - mean;
@@ -152,18 +175,22 @@ impl Moments {
 #[inline(always)]
 fn normalise<S: Simd>(s: S, row: &mut [f32], moments: &Moments, scale: f32, norm: &LayerNorm<'_>) {
     let (mean, correction, scale) = (s.splat(moments.mean), s.splat(moments.correction), s.splat(scale));
-    let mut rows = row.chunks_exact_mut(S::LANES);
-    let mut gammas = norm.gamma.chunks_exact(S::LANES);
-    let mut betas = norm.beta.chunks_exact(S::LANES);
-    for ((x, gamma), beta) in (&mut rows).zip(&mut gammas).zip(&mut betas) {
-        let d = s.sub(s.sub(s.load(x), mean), correction);
-        let y = s.fma(s.mul(d, scale), s.load(gamma), s.load(beta));
-        s.store(x, y);
-    }
-    let x = rows.into_remainder();
-    let d = s.sub(s.sub(s.load_first(x), mean), correction);
-    let y = s.fma(s.mul(d, scale), s.load_first(gammas.remainder()), s.load_first(betas.remainder()));
-    s.store_first(x, y);
+    let (gamma, beta) = (norm.gamma, norm.beta);
+    assert!(gamma.len() == row.len() && beta.len() == row.len());
+    for_vectors!(
+        S,
+        row.len(),
+        |_part, at| {
+            let d = s.sub(s.sub(s.load(&row[at..]), mean), correction);
+            let y = s.fma(s.mul(d, scale), s.load(&gamma[at..]), s.load(&beta[at..]));
+            s.store(&mut row[at..], y);
+        },
+        |at| {
+            let d = s.sub(s.sub(s.load_first(&row[at..]), mean), correction);
+            let y = s.fma(s.mul(d, scale), s.load_first(&gamma[at..]), s.load_first(&beta[at..]));
+            s.store_first(&mut row[at..], y);
+        }
+    );
 }
 
 /// rows = row / max(|row|, eps), |row| the Euclidean norm, in place.
@@ -209,14 +236,16 @@ impl SimdOp for L2Row<'_> {
 
 #[inline(always)]
 fn sum_of_squares<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let chunks = row.chunks_exact(S::LANES);
-    let tail = chunks.remainder();
     let mut sum = Sum::new(s);
-    let mut step = 0;
-    for chunk in chunks {
-        sum.add_square(s, step, s.load(chunk));
-        step += 1;
-    }
-    sum.add_square(s, step, s.load_first(tail));
+    for_vectors!(
+        S,
+        row.len(),
+        |part, at| {
+            sum.add_square(s, part, s.load(&row[at..]));
+        },
+        |at| {
+            sum.add_square(s, 0, s.load_first(&row[at..]));
+        }
+    );
     sum.total(s)
 }

@@ -6,7 +6,36 @@
 use super::simd::Simd;
 
 /// Partial vectors: enough to hide an addition's latency.
-const PARTS: usize = 4;
+pub(super) const PARTS: usize = 4;
+
+/// Runs over `0..$len` a vector at a time: `$body` for every full one, at `$at`, with `$part` counting `0..PARTS` over
+/// and over (a constant in every copy of the body, so that partial sums stay in registers), then `$tail` once for the
+/// values from `$at` on that fill no vector, if any. A macro, since a closure would not carry the tier's instructions.
+macro_rules! for_vectors {
+    ($simd:ident, $len:expr, |$part:ident, $at:ident| $body:block, |$rest:ident| $tail:block) => {
+        let len = $len;
+        let mut next = 0;
+        while next + $crate::kernels::reduce::PARTS * $simd::LANES <= len {
+            for $part in 0..$crate::kernels::reduce::PARTS {
+                let $at = next + $part * $simd::LANES;
+                $body
+            }
+            next += $crate::kernels::reduce::PARTS * $simd::LANES;
+        }
+        for $part in 0..$crate::kernels::reduce::PARTS - 1 {
+            if next + $simd::LANES <= len {
+                let $at = next;
+                $body
+                next += $simd::LANES;
+            }
+        }
+        if next < len {
+            let $rest = next;
+            $tail
+        }
+    };
+}
+pub(super) use for_vectors;
 
 /// A row's running sum.
 #[derive(Clone, Copy)]
@@ -18,16 +47,16 @@ impl<S: Simd> Sum<S> {
         Self([s.zero(); PARTS])
     }
 
-    /// Adds the `step`-th vector of the row.
+    /// Adds a vector to partial sum `part`.
     #[inline(always)]
-    pub(super) fn add(&mut self, s: S, step: usize, x: S::F) {
-        self.0[step % PARTS] = s.add(self.0[step % PARTS], x);
+    pub(super) fn add(&mut self, s: S, part: usize, x: S::F) {
+        self.0[part] = s.add(self.0[part], x);
     }
 
-    /// Adds the square of the `step`-th vector of the row.
+    /// Adds the square of a vector to partial sum `part`.
     #[inline(always)]
-    pub(super) fn add_square(&mut self, s: S, step: usize, x: S::F) {
-        self.0[step % PARTS] = s.fma(x, x, self.0[step % PARTS]);
+    pub(super) fn add_square(&mut self, s: S, part: usize, x: S::F) {
+        self.0[part] = s.fma(x, x, self.0[part]);
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 use super::context::Context;
 use super::elementwise::check_same_shape;
 use super::math;
-use super::reduce::{Sum, scale_row};
+use super::reduce::{PARTS, Sum, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
 use super::views::{Rows, RowsMut};
 
@@ -48,13 +48,21 @@ impl SimdOp for SoftmaxRow<'_> {
 /// Largest value of a row; NaN values may be passed over.
 #[inline(always)]
 fn max<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    let chunks = row.chunks_exact(S::LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        largest = s.max(s.load(chunk), largest);
-    }
-    let mut largest = s.reduce_max(largest);
+    let lowest = s.splat(f32::NEG_INFINITY);
+    let mut largest = [lowest; PARTS];
+    let mut tail: &[f32] = &[];
+    for_vectors!(
+        S,
+        row.len(),
+        |part, at| {
+            largest[part] = s.max(s.load(&row[at..]), largest[part]);
+        },
+        |at| {
+            tail = &row[at..];
+        }
+    );
+    let [a, b, c, d] = largest;
+    let mut largest = s.reduce_max(s.max(s.max(a, b), s.max(c, d)));
     for &x in tail {
         largest = if x > largest { x } else { largest };
     }
@@ -66,20 +74,23 @@ fn max<S: Simd>(s: S, row: &[f32]) -> f32 {
 pub(super) fn exp_minus<S: Simd>(s: S, row: &mut [f32], largest: f32) -> f32 {
     let shift = s.splat(largest);
     let mut sum = Sum::new(s);
-    let mut chunks = row.chunks_exact_mut(S::LANES);
-    for (step, chunk) in (&mut chunks).enumerate() {
-        let y = math::exp(s, s.sub(s.load(chunk), shift));
-        s.store(chunk, y);
-        sum.add(s, step, y);
-    }
-    let tail = chunks.into_remainder();
-    let mut total = sum.total(s);
-    if !tail.is_empty() {
-        let y = math::exp(s, s.sub(s.load_first(tail), shift));
-        s.store_first(tail, y);
-        for &y in &*tail {
-            total += y;
+    let mut rest = 0.0;
+    for_vectors!(
+        S,
+        row.len(),
+        |part, at| {
+            let y = math::exp(s, s.sub(s.load(&row[at..]), shift));
+            s.store(&mut row[at..], y);
+            sum.add(s, part, y);
+        },
+        |at| {
+            let tail = &mut row[at..];
+            let y = math::exp(s, s.sub(s.load_first(tail), shift));
+            s.store_first(tail, y);
+            for &y in &*tail {
+                rest += y;
+            }
         }
-    }
-    total
+    );
+    sum.total(s) + rest
 }

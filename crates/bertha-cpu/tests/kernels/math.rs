@@ -105,7 +105,7 @@ pub(crate) fn functions(isa: Isa) {
                 off <= max_ulps || error <= max_abs,
                 "{op:?}({x}) = {y}, want {want}: {off} ulp, {error:e}"
             );
-            if off > worst.0 && !(error <= max_abs) {
+            if off > worst.0 && error > max_abs {
                 worst = (off, f64::from(x));
             }
             if error > worst_abs.0 && want.abs() < 1.0 {
