@@ -311,3 +311,7 @@ pub(crate) fn first_free(base: &str, taken: impl Fn(&str) -> bool) -> String {
         number += 1;
     }
 }
+
+#[cfg(test)]
+#[path = "tests/verify.rs"]
+mod verify_tests;

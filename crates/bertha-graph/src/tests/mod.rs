@@ -1,7 +1,6 @@
 //! Tests of what spans several modules, on graphs in the text format.
 
 mod specialize;
-mod verify;
 
 use crate::{Graph, TensorType};
 
