@@ -14,7 +14,11 @@ pub fn node_flops(graph: &Graph, node: &Node, bindings: &Bindings, sum_of_square
     let input = |index: usize| node.inputs.get(index).copied().flatten();
     let output = node.outputs.first().copied().flatten()?;
     match &node.op {
-        Op::Linear { .. } | Op::MatMul | Op::Gemm { trans_a: false, .. } | Op::MatMulInteger | Op::QLinearMatMul => {
+        Op::Linear { .. }
+        | Op::MatMul
+        | Op::Gemm { trans_a: false, .. }
+        | Op::MatMulInteger
+        | Op::QLinearMatMul => {
             let depth = last_dim(graph, input(0)?, bindings)?;
             Some(2.0 * elements(graph, output, bindings)? * depth)
         }

@@ -28,11 +28,17 @@ pub enum CompileError {
         /// The pass.
         pass: &'static str,
         /// What is wrong with its patch.
-        source: GraphError,
+        source: Box<GraphError>,
     },
     /// The graph was wrong before any pass.
     #[error(transparent)]
-    Graph(#[from] GraphError),
+    Graph(Box<GraphError>),
+}
+
+impl From<GraphError> for CompileError {
+    fn from(error: GraphError) -> Self {
+        CompileError::Graph(Box::new(error))
+    }
 }
 
 /// Rounds after which a pass that still finds something is taken to go in circles.
@@ -48,7 +54,7 @@ pub fn optimize_with(graph: &Graph, passes: &[&dyn Pass]) -> Result<(Graph, Log)
     let mut log = Log::default();
     let mut graph = apply(graph, &[])?;
     for pass in passes {
-        let failed = |source| CompileError::Pass { pass: pass.name(), source };
+        let failed = |source| CompileError::Pass { pass: pass.name(), source: Box::new(source) };
         for _ in 0..MAX_ROUNDS {
             let findings = pass.find(&graph, &Uses::of(&graph));
             let patches = without_overlaps(findings.patches);

@@ -4,12 +4,13 @@
 //! verifies and applies them, and the [`Log`] says which nodes of the source became what. [`memory`] plans the
 //! buffers of whatever a target lowers the result to.
 
+pub mod cost;
 mod driver;
 mod log;
-pub mod cost;
 pub mod memory;
 pub mod passes;
 mod patch;
+mod pattern;
 mod uses;
 
 pub use driver::{CompileError, Pass, optimize, optimize_with};

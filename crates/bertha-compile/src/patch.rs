@@ -253,10 +253,10 @@ impl<'a> Rebuild<'a> {
         self.new.set_sources(new, node.sources.clone());
         let results: Vec<_> = self.new.node(new).outputs.clone();
         for (old, new) in node.outputs.iter().zip(results) {
-            if let (Some(old), Some(new)) = (old, new) {
-                if !self.replaced.contains_key(old) {
-                    self.done.insert(*old, new);
-                }
+            if let (Some(old), Some(new)) = (old, new)
+                && !self.replaced.contains_key(old)
+            {
+                self.done.insert(*old, new);
             }
         }
         Ok(None)

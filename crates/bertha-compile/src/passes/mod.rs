@@ -1,18 +1,47 @@
 //! The passes, one file each, and the order in which they run.
 
+mod activations;
+mod attention;
+mod attention_heads;
+mod common_subexpressions;
+mod fold_constants;
+mod fold_shapes;
+mod identities;
+mod layer_norm;
 mod linear_activation;
 mod linear_residual;
 mod matmul_linear;
+mod transposes;
 
 use crate::driver::Pass;
 
 /// The portable passes in order. Each line says why it stands where it does.
 pub fn portable() -> &'static [&'static dyn Pass] {
     &[
-        // First: the passes below look for linears.
+        // First what is known without running, so that operands of later patterns are constants.
+        &fold_constants::FoldConstants,
+        &fold_shapes::FoldShapes,
+        // Needs constant shapes and axes; opens chains that the patterns below look for.
+        &identities::Identities,
+        &transposes::Transposes,
+        // Exporters write a deviation from the mean twice; the patterns below compare tensors by identity.
+        &common_subexpressions::CommonSubexpressions,
+        // Before linears: its scale and shift look like a bias.
+        &layer_norm::LayerNorm,
+        &activations::Activations,
+        // The passes below look for linears.
         &matmul_linear::MatMulLinear,
         // Before the residual: the activation comes first in a linear's epilogue.
         &linear_activation::LinearActivation,
         &linear_residual::LinearResidual,
+        &attention::Attention,
+        // The keys are transposed once more by the pass before; what cancels goes, so that heads are seen.
+        &transposes::Transposes,
+        &identities::Identities,
+        &fold_shapes::FoldShapes,
+        &attention_heads::AttentionHeads,
+        // Masks made for each attention, and weights transposed for linears, are equal often.
+        &fold_constants::FoldConstants,
+        &common_subexpressions::CommonSubexpressions,
     ]
 }

@@ -1,0 +1,288 @@
+//! Attention from its parts: `softmax(q k^T * scale + mask) v`, eager and sdpa, with scale and mask wherever exporters
+//! put them, becomes one dense attention over `[batch, heads, seq, head_dim]`.
+
+use bertha_graph::{AttentionAttrs, BinaryOp, DType, Graph, NodeId, Op, TensorData, TensorId, UnaryOp};
+
+use crate::driver::Pass;
+use crate::log::NearMiss;
+use crate::patch::{Findings, NewNode, Patch, Value};
+use crate::pattern::{axis_of, binary, input, is_close, output, scalar, without_scale};
+use crate::uses::{Uses, producer};
+
+/// See the module.
+pub(super) struct Attention;
+
+const NAME: &str = "attention";
+
+impl Pass for Attention {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn summary(&self) -> &'static str {
+        "scores, mask, softmax and the product with the values become one attention"
+    }
+
+    fn find(&self, graph: &Graph, uses: &Uses) -> Findings {
+        let mut findings = Findings::default();
+        for id in graph.node_ids() {
+            let Some((softmax, mut nodes)) = weights_of(graph, id) else { continue };
+            match Parts::of(graph, softmax, &mut nodes) {
+                Ok(parts) => findings.patches.extend(parts.patch(graph, uses, id, nodes)),
+                Err(why) => {
+                    let node = graph.node(softmax).name.clone();
+                    findings.near_misses.push(NearMiss { pass: NAME, node, why: why.into() });
+                }
+            }
+        }
+        findings
+    }
+}
+
+/// The softmax that the left operand of this product is, looking through conversions and the guard against rows without
+/// a key, `where(is_nan(weights), 0, weights)`.
+fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
+    if graph.node(product).op != Op::MatMul {
+        return None;
+    }
+    let mut nodes = vec![product];
+    let mut tensor = input(graph, product, 0)?;
+    loop {
+        let (id, node) = producer(graph, tensor)?;
+        nodes.push(id);
+        tensor = match &node.op {
+            Op::Softmax { axis } => {
+                let rank = graph.tensor(tensor).ty.shape.rank();
+                return (axis_of(*axis, rank) == rank.checked_sub(1)).then_some((id, nodes));
+            }
+            Op::Cast { to } if to.is_float() => input(graph, id, 0)?,
+            Op::Where => {
+                let (guard, test) = producer(graph, input(graph, id, 0)?)?;
+                let weights = input(graph, id, 2)?;
+                let guards = test.op == Op::Unary(UnaryOp::IsNan) && input(graph, guard, 0) == Some(weights);
+                if !guards || scalar(graph, input(graph, id, 1)?) != Some(0.0) {
+                    return None;
+                }
+                nodes.push(guard);
+                weights
+            }
+            _ => return None,
+        };
+    }
+}
+
+/// What hides keys.
+enum Mask {
+    /// Added to the scores.
+    Additive(TensorId),
+    /// Scores are replaced by `fill` where `condition` holds, or where it does not.
+    Fill { condition: TensorId, fill: TensorId, holds: bool },
+}
+
+/// The operands of an attention, in `[batch, heads, ..]`.
+struct Parts {
+    q: TensorId,
+    /// `[batch, heads, head_dim, seq]`.
+    k_transposed: TensorId,
+    scale: f64,
+    masks: Vec<Mask>,
+}
+
+impl Parts {
+    /// Follows the scores from the softmax back to the product; `nodes` gets what is passed.
+    fn of(graph: &Graph, softmax: NodeId, nodes: &mut Vec<NodeId>) -> Result<Parts, &'static str> {
+        let mut tensor = input(graph, softmax, 0).ok_or("the softmax has no operand")?;
+        let mut masks = Vec::new();
+        let mut scale = 1.0;
+        loop {
+            let scaled = without_scale(graph, tensor);
+            nodes.extend(&scaled.nodes);
+            scale *= scaled.factor;
+            tensor = scaled.tensor;
+            let (id, node) = producer(graph, tensor).ok_or("the scores come from no product")?;
+            match &node.op {
+                Op::MatMul => {
+                    nodes.push(id);
+                    let (Some(q), Some(k)) = (input(graph, id, 0), input(graph, id, 1)) else {
+                        return Err("the product of queries and keys lacks an operand");
+                    };
+                    let (q, k) = (without_scale(graph, q), without_scale(graph, k));
+                    nodes.extend(q.nodes.iter().chain(&k.nodes));
+                    scale *= q.factor * k.factor;
+                    return Ok(Parts { q: q.tensor, k_transposed: k.tensor, scale, masks });
+                }
+                Op::Cast { to } if to.is_float() => {
+                    tensor = input(graph, id, 0).ok_or("a conversion lacks its operand")?;
+                }
+                Op::Binary(BinaryOp::Add) | Op::Where if scale != 1.0 => {
+                    return Err("the mask is scaled together with the scores");
+                }
+                Op::Binary(BinaryOp::Add) => {
+                    let (scores, mask) = added_mask(graph, tensor).ok_or("neither summand is a product")?;
+                    masks.push(Mask::Additive(mask));
+                    tensor = scores;
+                }
+                Op::Where => {
+                    let (scores, mask) = filled_mask(graph, id).ok_or(
+                        "what replaces hidden scores is not the lowest number of the type or minus infinity",
+                    )?;
+                    masks.push(mask);
+                    tensor = scores;
+                }
+                _ => return Err("something between the product and the softmax is neither scale nor mask"),
+            }
+            nodes.push(id);
+        }
+    }
+}
+
+/// The operand that leads to a product, and the other one.
+fn added_mask(graph: &Graph, sum: TensorId) -> Option<(TensorId, TensorId)> {
+    let (_, a, b) = binary(graph, sum, BinaryOp::Add)?;
+    if leads_to_product(graph, a) {
+        return Some((a, b));
+    }
+    leads_to_product(graph, b).then_some((b, a))
+}
+
+/// Whether a tensor is a product but for scales, masks and conversions.
+fn leads_to_product(graph: &Graph, tensor: TensorId) -> bool {
+    const MOST_STEPS: usize = 8;
+    let mut tensor = without_scale(graph, tensor).tensor;
+    for _ in 0..MOST_STEPS {
+        let Some((id, node)) = producer(graph, tensor) else { return false };
+        let next = match &node.op {
+            Op::MatMul => return true,
+            Op::Cast { .. } => input(graph, id, 0),
+            Op::Binary(BinaryOp::Add) => input(graph, id, 0),
+            Op::Where => filled_mask(graph, id).map(|(scores, _)| scores),
+            _ => return false,
+        };
+        let Some(next) = next else { return false };
+        tensor = without_scale(graph, next).tensor;
+    }
+    false
+}
+
+/// Scores and mask of `where(condition, fill, scores)` or `where(condition, scores, fill)`.
+fn filled_mask(graph: &Graph, node: NodeId) -> Option<(TensorId, Mask)> {
+    let (condition, a, b) = (input(graph, node, 0)?, input(graph, node, 1)?, input(graph, node, 2)?);
+    let (scores, fill, holds) = if scalar(graph, a).is_some() { (b, a, true) } else { (a, b, false) };
+    let value = scalar(graph, fill)?;
+    // A finite fill must be so large that a score added to it vanishes in rounding: then adding is replacing.
+    let lowest = match graph.dtype(fill) {
+        DType::F16 => -65504.0,
+        _ => -1e30,
+    };
+    (value <= lowest).then_some((scores, Mask::Fill { condition, fill, holds }))
+}
+
+impl Parts {
+    fn patch(&self, graph: &Graph, uses: &Uses, product: NodeId, mut nodes: Vec<NodeId>) -> Option<Patch> {
+        let v = input(graph, product, 1)?;
+        let result = output(graph, product)?;
+        let head_dim = self.head_dim(graph, v)?;
+        let name = graph.node(product).name.clone();
+        let mut new = Vec::new();
+        let q_type = &graph.tensor(self.q).ty;
+        // Keys as they are before they are transposed; the transposes cancel later.
+        new.push(node(
+            &name,
+            "keys",
+            Op::Transpose { perm: vec![0, 1, 3, 2] },
+            [Value::Old(self.k_transposed)],
+        ));
+        let keys = Value::New { node: 0, output: 0 };
+        let mask = self.mask(graph, &name, q_type.dtype, &mut new)?;
+        let default_scale = 1.0 / head_dim.sqrt();
+        let attrs = AttentionAttrs {
+            q_heads: 0,
+            kv_heads: 0,
+            scale: (!is_close(self.scale, default_scale, q_type.dtype)).then_some(self.scale as f32),
+            is_causal: false,
+            softcap: 0.0,
+            scores_mode: 0,
+            softmax_precision: None,
+        };
+        let mut inputs = vec![Some(Value::Old(self.q)), Some(keys), Some(Value::Old(v))];
+        inputs.extend(mask.map(Some));
+        new.push(NewNode { name: name.clone(), op: Op::Attention(attrs), inputs, outputs: 1 });
+        nodes.sort();
+        nodes.dedup();
+        // Scales and conversions that others read stay; they are not what this attention stands for alone.
+        nodes.retain(|id| {
+            output(graph, *id).is_some_and(|tensor| uses.readers(tensor).len() <= 1 || *id == product)
+        });
+        let what = format!("{} nodes become the attention {name}", nodes.len());
+        let last = new.len() - 1;
+        Some(Patch {
+            removes: nodes,
+            nodes: new,
+            replaces: vec![(result, Value::New { node: last, output: 0 })],
+            what,
+        })
+    }
+
+    /// Checks that all operands are `[batch, heads, ..]` and fit; the width of a head.
+    fn head_dim(&self, graph: &Graph, v: TensorId) -> Option<f64> {
+        let dims = |tensor: TensorId| graph.tensor(tensor).ty.shape.dims();
+        let ([batch, heads, _, width], [k_batch, k_heads, k_width, k_seq], [v_batch, v_heads, v_seq, _]) =
+            (dims(self.q), dims(self.k_transposed), dims(v))
+        else {
+            return None;
+        };
+        let fits = batch == k_batch
+            && batch == v_batch
+            && heads == k_heads
+            && heads == v_heads
+            && width == k_width
+            && k_seq == v_seq;
+        let dtypes = [self.q, self.k_transposed, v].map(|tensor| graph.dtype(tensor));
+        let same_dtype = dtypes.iter().all(|dtype| *dtype == dtypes[0]);
+        let width = width.as_const().filter(|width| fits && same_dtype && *width > 0)?;
+        Some(width as f64)
+    }
+
+    /// One additive mask that stands for all masks; `Some(None)` when there is none.
+    fn mask(&self, graph: &Graph, name: &str, dtype: DType, new: &mut Vec<NewNode>) -> Option<Option<Value>> {
+        let mut sum: Option<Value> = None;
+        for mask in &self.masks {
+            let additive = match mask {
+                Mask::Additive(tensor) if graph.dtype(*tensor) == dtype => Value::Old(*tensor),
+                Mask::Additive(tensor) => {
+                    new.push(node(name, "mask", Op::Cast { to: dtype }, [Value::Old(*tensor)]));
+                    Value::New { node: new.len() - 1, output: 0 }
+                }
+                Mask::Fill { condition, fill, holds } => {
+                    let zero = zero(graph.dtype(*fill))?;
+                    let (fill, zero) = (Value::Old(*fill), Value::Constant(format!("{name}.zero"), zero));
+                    let branches = if *holds { [fill, zero] } else { [zero, fill] };
+                    let [a, b] = branches;
+                    new.push(node(name, "mask", Op::Where, [Value::Old(*condition), a, b]));
+                    Value::New { node: new.len() - 1, output: 0 }
+                }
+            };
+            sum = Some(match sum {
+                None => additive,
+                Some(before) => {
+                    new.push(node(name, "masks", Op::Binary(BinaryOp::Add), [before, additive]));
+                    Value::New { node: new.len() - 1, output: 0 }
+                }
+            });
+        }
+        Some(sum)
+    }
+}
+
+fn node<const N: usize>(name: &str, part: &str, op: Op, inputs: [Value; N]) -> NewNode {
+    NewNode { name: format!("{name}.{part}"), op, inputs: inputs.map(Some).to_vec(), outputs: 1 }
+}
+
+fn zero(dtype: DType) -> Option<TensorData> {
+    match dtype {
+        DType::F32 => Some(TensorData::scalar(0f32)),
+        DType::F64 => Some(TensorData::scalar(0f64)),
+        DType::F16 | DType::BF16 => TensorData::from_bytes(dtype, Vec::new(), vec![0u8; 2].into()).ok(),
+        _ => None,
+    }
+}
