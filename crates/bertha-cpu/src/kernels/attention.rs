@@ -16,7 +16,7 @@ use super::context::{Context, LINE};
 use super::gemm::pack_panel;
 use super::gemm::tile::{self, AnyTile, Prefetch, TileArgs};
 use super::gemm::{Strided, worth_forking};
-use super::reduce::{PARTS, for_vectors, scale_row};
+use super::reduce::{Max, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
 use super::softmax::exp_minus;
 use super::views::CuSeqlens;
@@ -365,8 +365,8 @@ impl SimdOp for Head<'_> {
             row_stride: v.layout.row_stride,
             col_stride: 1,
         };
-        pack_panels(keys_t, nr, keys);
-        pack_panels(values_rows, nr, values);
+        pack_panels(s, keys_t, keys);
+        pack_panels(s, values_rows, values);
 
         let stride = scores_stride(S::TIER, kv_len);
         let q_start = q.layout.start(&seqs, self.seq, self.head);
@@ -413,10 +413,11 @@ impl SimdOp for Head<'_> {
 
 /// Packs all panels of `b`.
 #[inline(always)]
-fn pack_panels(b: Strided<'_>, nr: usize, out: &mut [f32]) {
+fn pack_panels<S: Simd>(s: S, b: Strided<'_>, out: &mut [f32]) {
+    let nr = tile::nr(S::TIER);
     if b.rows > 0 {
         for (panel, out) in out.chunks_exact_mut(b.rows * nr).enumerate() {
-            pack_panel(b, panel * nr, nr, out);
+            pack_panel(s, b, panel * nr, out);
         }
     }
 }
@@ -489,9 +490,7 @@ fn mask(scores: &mut [f32], keep: &[u8]) -> f32 {
 fn scale_and_add<S: Simd, const BIAS: bool>(s: S, row: &mut [f32], scale: f32, bias: &[f32]) -> f32 {
     assert!(!BIAS || bias.len() == row.len());
     let factor = s.splat(scale);
-    let lowest = s.splat(f32::NEG_INFINITY);
-    let mut largest = [lowest; PARTS];
-    let mut rest = f32::NEG_INFINITY;
+    let mut largest = Max::new(s);
     for_vectors!(
         S,
         row.len(),
@@ -499,19 +498,15 @@ fn scale_and_add<S: Simd, const BIAS: bool>(s: S, row: &mut [f32], scale: f32, b
             let x = s.load(&row[at..]);
             let y = if BIAS { s.fma(x, factor, s.load(&bias[at..])) } else { s.mul(x, factor) };
             s.store(&mut row[at..], y);
-            largest[part] = s.max(y, largest[part]);
+            largest.take(s, part, y);
         },
         |at| {
             let tail = &mut row[at..];
             let x = s.load_first(tail);
             let y = if BIAS { s.fma(x, factor, s.load_first(&bias[at..])) } else { s.mul(x, factor) };
             s.store_first(tail, y);
-            for &y in &*tail {
-                rest = if y > rest { y } else { rest };
-            }
+            largest.take_first(s, tail.len(), y);
         }
     );
-    let [a, b, c, d] = largest;
-    let largest = s.reduce_max(s.max(s.max(a, b), s.max(c, d)));
-    if rest > largest { rest } else { largest }
+    largest.total(s)
 }

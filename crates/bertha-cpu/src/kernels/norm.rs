@@ -145,7 +145,6 @@ impl Moments {
         let mean = sum / n;
         let center = s.splat(mean);
         let (mut differences, mut squares) = (Sum::new(s), Sum::new(s));
-        let mut tail: &[f32] = &[];
         for_vectors!(
             S,
             row.len(),
@@ -155,15 +154,13 @@ impl Moments {
                 squares.add_square(s, part, d);
             },
             |at| {
-                tail = &row[at..];
+                let tail = &row[at..];
+                let d = s.select(s.first(tail.len()), s.sub(s.load_first(tail), center), s.zero());
+                differences.add(s, 0, d);
+                squares.add_square(s, 0, d);
             }
         );
-        let (mut difference, mut square) = (differences.total(s), squares.total(s));
-        for &x in tail {
-            let d = x - mean;
-            difference += d;
-            square += d * d;
-        }
+        let (difference, square) = (differences.total(s), squares.total(s));
         let correction = difference / n;
         // `max` would make a NaN 0 and hide it.
         let variance = square / n - correction * correction;

@@ -66,6 +66,35 @@ impl<S: Simd> Sum<S> {
     }
 }
 
+/// A row's running maximum. NaN values may be passed over.
+#[derive(Clone, Copy)]
+pub(super) struct Max<S: Simd>([S::F; PARTS]);
+
+impl<S: Simd> Max<S> {
+    #[inline(always)]
+    pub(super) fn new(s: S) -> Self {
+        Self([s.splat(f32::NEG_INFINITY); PARTS])
+    }
+
+    /// Takes a vector into partial maximum `part`.
+    #[inline(always)]
+    pub(super) fn take(&mut self, s: S, part: usize, x: S::F) {
+        self.0[part] = s.max(x, self.0[part]);
+    }
+
+    /// Takes the first `n` lanes of a vector.
+    #[inline(always)]
+    pub(super) fn take_first(&mut self, s: S, n: usize, x: S::F) {
+        self.take(s, 0, s.select(s.first(n), x, s.splat(f32::NEG_INFINITY)));
+    }
+
+    #[inline(always)]
+    pub(super) fn total(self, s: S) -> f32 {
+        let [a, b, c, d] = self.0;
+        s.reduce_max(s.max(s.max(a, b), s.max(c, d)))
+    }
+}
+
 /// Largest |x| of a row; NaN values are passed over.
 #[inline(always)]
 pub(super) fn max_abs<S: Simd>(s: S, row: &[f32]) -> f32 {

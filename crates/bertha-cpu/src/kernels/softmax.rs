@@ -9,7 +9,7 @@
 use super::context::Context;
 use super::elementwise::check_same_shape;
 use super::math;
-use super::reduce::{PARTS, Sum, for_vectors, scale_row};
+use super::reduce::{Max, Sum, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
 use super::views::{Rows, RowsMut};
 
@@ -48,25 +48,18 @@ impl SimdOp for SoftmaxRow<'_> {
 /// Largest value of a row; NaN values may be passed over.
 #[inline(always)]
 fn max<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let lowest = s.splat(f32::NEG_INFINITY);
-    let mut largest = [lowest; PARTS];
-    let mut tail: &[f32] = &[];
+    let mut largest = Max::new(s);
     for_vectors!(
         S,
         row.len(),
         |part, at| {
-            largest[part] = s.max(s.load(&row[at..]), largest[part]);
+            largest.take(s, part, s.load(&row[at..]));
         },
         |at| {
-            tail = &row[at..];
+            largest.take_first(s, row.len() - at, s.load_first(&row[at..]));
         }
     );
-    let [a, b, c, d] = largest;
-    let mut largest = s.reduce_max(s.max(s.max(a, b), s.max(c, d)));
-    for &x in tail {
-        largest = if x > largest { x } else { largest };
-    }
-    largest
+    largest.total(s)
 }
 
 /// `row = e^(row - largest)`; returns the sum of the results.
@@ -74,7 +67,6 @@ fn max<S: Simd>(s: S, row: &[f32]) -> f32 {
 pub(super) fn exp_minus<S: Simd>(s: S, row: &mut [f32], largest: f32) -> f32 {
     let shift = s.splat(largest);
     let mut sum = Sum::new(s);
-    let mut rest = 0.0;
     for_vectors!(
         S,
         row.len(),
@@ -87,10 +79,8 @@ pub(super) fn exp_minus<S: Simd>(s: S, row: &mut [f32], largest: f32) -> f32 {
             let tail = &mut row[at..];
             let y = math::exp(s, s.sub(s.load_first(tail), shift));
             s.store_first(tail, y);
-            for &y in &*tail {
-                rest += y;
-            }
+            sum.add(s, 0, s.select(s.first(tail.len()), y, s.zero()));
         }
     );
-    sum.total(s) + rest
+    sum.total(s)
 }

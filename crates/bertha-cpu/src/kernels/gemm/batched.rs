@@ -102,7 +102,6 @@ pub fn matmul(
             b: b.matrix(matrix, k, n),
             first: range.start,
             count: range.len(),
-            nr,
             out: packed,
         });
         let a = a.matrix(matrix, m, k);
@@ -136,7 +135,6 @@ struct PackPanels<'a> {
     b: Strided<'a>,
     first: usize,
     count: usize,
-    nr: usize,
     out: &'a mut [f32],
 }
 
@@ -144,11 +142,12 @@ impl SimdOp for PackPanels<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _s: S) {
-        let size = self.b.rows * self.nr;
+    fn run<S: Simd>(self, s: S) {
+        let nr = tile::nr(S::TIER);
+        let size = self.b.rows * nr;
         for panel in 0..self.count {
             let out = &mut self.out[panel * size..(panel + 1) * size];
-            pack_panel(self.b, (self.first + panel) * self.nr, self.nr, out);
+            pack_panel(s, self.b, (self.first + panel) * nr, out);
         }
     }
 }

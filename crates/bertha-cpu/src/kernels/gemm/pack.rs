@@ -5,7 +5,8 @@
 //! So a tile kernel reads a panel front to back, and the panel after it follows in memory. The values are plain f32,
 //! packed once when an engine is built and mapped from its file when it is loaded.
 
-use super::tile;
+use super::super::simd::Simd;
+use super::tile::{self, NV};
 use crate::isa::Tier;
 
 /// Types of a packed operand's values.
@@ -203,13 +204,13 @@ pub fn pack_b(desc: &PackedDesc, b: Strided<'_>, out: &mut [f32]) {
         return;
     }
     for (panel, out) in out.chunks_exact_mut(desc.k * desc.nr).enumerate() {
-        pack_panel(b, panel * desc.nr, desc.nr, out);
+        pack_panel_for(b, panel * desc.nr, desc.nr, out);
     }
 }
 
-/// Packs columns `first .. first + nr` (as far as they exist) of `b` into one panel, `[b.rows][nr]`.
-#[inline]
-pub(crate) fn pack_panel(b: Strided<'_>, first: usize, nr: usize, out: &mut [f32]) {
+/// Packs columns `first .. first + nr` (as far as they exist) of `b` into one panel, `[b.rows][nr]`, for any tier on any
+/// machine: what a build does once. [`pack_panel`] is its fast equal for operands packed in every run.
+fn pack_panel_for(b: Strided<'_>, first: usize, nr: usize, out: &mut [f32]) {
     let cols = nr.min(b.cols - first);
     if b.col_stride == 1 {
         for (row, out) in out.chunks_exact_mut(nr).enumerate().take(b.rows) {
@@ -222,9 +223,8 @@ pub(crate) fn pack_panel(b: Strided<'_>, first: usize, nr: usize, out: &mut [f32
     }
 }
 
-/// [`pack_panel`] where columns are far apart: in blocks of rows, so that the reads of a column are short runs and the
+/// [`pack_panel_for`] where columns are far apart: in blocks of rows, so that the reads of a column are short runs and the
 /// writes stay in the first-level cache.
-#[inline]
 fn pack_transposed(b: Strided<'_>, first: usize, cols: usize, nr: usize, out: &mut [f32]) {
     const ROWS: usize = 16;
     for (block, out) in out.chunks_mut(ROWS * nr).enumerate() {
@@ -238,6 +238,87 @@ fn pack_transposed(b: Strided<'_>, first: usize, cols: usize, nr: usize, out: &m
         }
         for row in out.chunks_exact_mut(nr) {
             row[cols..].fill(0.0);
+        }
+    }
+}
+
+/// Packs columns `first .. first + NR` (as far as they exist) of `b` into one panel of the tier at hand, `[b.rows][NR]`.
+///
+/// # Panics
+/// When the panel or `b` is too short.
+#[inline(always)]
+pub(crate) fn pack_panel<S: Simd>(s: S, b: Strided<'_>, first: usize, out: &mut [f32]) {
+    let nr = NV * S::LANES;
+    b.check();
+    assert!(first < b.cols && out.len() >= b.rows * nr);
+    if b.col_stride != 1 && b.row_stride != 1 {
+        return pack_panel_for(b, first, nr, &mut out[..b.rows * nr]);
+    }
+    for j in 0..NV {
+        let col = first + j * S::LANES;
+        let cols = b.cols.saturating_sub(col).min(S::LANES);
+        // A vector of columns that do not exist reads nothing, from a place that does.
+        let from = b.data.as_ptr().wrapping_add(if cols == 0 { 0 } else { col * b.col_stride });
+        let to = out.as_mut_ptr().wrapping_add(j * S::LANES);
+        // SAFETY: `b` holds all its values and `out` has `b.rows` rows of `nr` (both checked above); rows and columns
+        // below stay within `b.rows` and `first + cols <= b.cols`.
+        unsafe {
+            if b.col_stride == 1 {
+                for row in 0..b.rows {
+                    let x = s.load_first_ptr(from.wrapping_add(row * b.row_stride), cols);
+                    s.store_ptr(to.add(row * nr), x);
+                }
+            } else {
+                // Rows of the transposed block are columns of `b`.
+                let mut row = 0;
+                while row < b.rows {
+                    let rows = (b.rows - row).min(S::LANES);
+                    s.transpose(from.wrapping_add(row), b.col_stride, (cols, rows), to.add(row * nr), nr);
+                    row += rows;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+    use crate::kernels::simd::SimdOp;
+
+    /// [`pack_panel`] as an operation.
+    struct Pack<'a>(Strided<'a>, usize, &'a mut [f32]);
+
+    impl SimdOp for Pack<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            pack_panel(s, self.0, self.1, self.2);
+        }
+    }
+
+    #[test]
+    fn both_ways_of_packing_agree() {
+        for isa in Isa::available() {
+            let nr = tile::nr(isa.tier());
+            for (rows, cols) in [(1, 1), (5, 40), (16, 32), (33, 17), (64, 50), (7, 95)] {
+                let data: Vec<f32> = (0..(rows + 3) * (cols + 3) * 2).map(|i| i as f32).collect();
+                for (row_stride, col_stride) in
+                    [(cols, 1), (cols + 3, 1), (1, rows), (1, rows + 2), (2, 2 * rows)]
+                {
+                    let b = Strided { data: &data, rows, cols, row_stride, col_stride };
+                    let b = Strided { data: &data[..b.span()], ..b };
+                    for first in (0..cols).step_by(nr) {
+                        let mut want = vec![f32::NAN; rows * nr];
+                        let mut got = want.clone();
+                        pack_panel_for(b, first, nr, &mut want);
+                        isa.run(Pack(b, first, &mut got));
+                        assert_eq!(got, want, "{isa}: {rows} x {cols}, strides {row_stride}, {col_stride}");
+                    }
+                }
+            }
         }
     }
 }

@@ -25,6 +25,35 @@ fn pow2(n: __m256) -> __m256 {
     }
 }
 
+/// Transposes 8 rows of 8 values: within 128-bit halves by unpacking, then the halves themselves.
+///
+/// # Safety
+/// The CPU must have AVX.
+#[inline(always)]
+unsafe fn transpose_8x8(r: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: this function's contract.
+    unsafe {
+        // Half h of t[4 g + c] holds column 4 h + c of rows 4 g .. 4 g + 4.
+        let mut t = r;
+        for g in [0, 4] {
+            let (a, b) = (_mm256_unpacklo_ps(r[g], r[g + 1]), _mm256_unpackhi_ps(r[g], r[g + 1]));
+            let (c, d) = (_mm256_unpacklo_ps(r[g + 2], r[g + 3]), _mm256_unpackhi_ps(r[g + 2], r[g + 3]));
+            let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
+            let (c, d) = (_mm256_castps_pd(c), _mm256_castps_pd(d));
+            t[g] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+            t[g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+            t[g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+            t[g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+        }
+        let mut out = r;
+        for c in 0..4 {
+            out[c] = _mm256_permute2f128_ps::<0x20>(t[c], t[4 + c]);
+            out[4 + c] = _mm256_permute2f128_ps::<0x31>(t[c], t[4 + c]);
+        }
+        out
+    }
+}
+
 // SAFETY (every block below): `self` is an `Avx2`, which detection alone can make, so the instructions exist on
 // this CPU; pointer validity is each method's own contract.
 impl Simd for Avx2 {
@@ -71,6 +100,32 @@ impl Simd for Avx2 {
     unsafe fn store_first_ptr(self, p: *mut f32, n: usize, v: __m256) {
         // SAFETY: see the impl; masked-off lanes are not written.
         unsafe { _mm256_maskstore_ps(p, first(n), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        (rows, cols): (usize, usize),
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        let mut r = [self.zero(); 8];
+        for (i, row) in r.iter_mut().enumerate() {
+            if i < rows {
+                // SAFETY: the caller promises `rows` rows of `cols` values.
+                *row = unsafe { self.load_first_ptr(from.add(i * from_stride), cols) };
+            }
+        }
+        // SAFETY: see the impl.
+        let columns = unsafe { transpose_8x8(r) };
+        for (i, column) in columns.into_iter().enumerate() {
+            if i < cols {
+                // SAFETY: the caller promises room for `cols` rows of LANES values.
+                unsafe { self.store_ptr(to.add(i * to_stride), column) };
+            }
+        }
     }
 
     #[inline(always)]
@@ -167,6 +222,12 @@ impl Simd for Avx2 {
             );
             (_mm256_castsi256_ps(mantissa), _mm256_cvtepi32_ps(exponent))
         }
+    }
+
+    #[inline(always)]
+    fn first(self, n: usize) -> __m256 {
+        // SAFETY: see the impl.
+        unsafe { _mm256_castsi256_ps(first(n)) }
     }
 
     #[inline(always)]

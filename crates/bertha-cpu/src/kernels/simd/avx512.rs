@@ -11,6 +11,42 @@ fn first(n: usize) -> __mmask16 {
     ((1_u32 << n.min(16)) - 1) as __mmask16
 }
 
+/// Transposes 16 rows of 16 values: within 128-bit quarters by unpacking, then the quarters themselves.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn transpose_16x16(r: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: this function's contract.
+    unsafe {
+        // Quarter q of t[4 g + c] holds column 4 q + c of rows 4 g .. 4 g + 4.
+        let mut t = r;
+        for g in (0..16).step_by(4) {
+            let (a, b) = (_mm512_unpacklo_ps(r[g], r[g + 1]), _mm512_unpackhi_ps(r[g], r[g + 1]));
+            let (c, d) = (_mm512_unpacklo_ps(r[g + 2], r[g + 3]), _mm512_unpackhi_ps(r[g + 2], r[g + 3]));
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            let (c, d) = (_mm512_castps_pd(c), _mm512_castps_pd(d));
+            t[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+            t[g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+            t[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+            t[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+        }
+        // Column 4 q + c gathers quarter q of t[c], t[4 + c], t[8 + c], t[12 + c].
+        let mut out = r;
+        for c in 0..4 {
+            let even_low = _mm512_shuffle_f32x4::<0x88>(t[c], t[4 + c]);
+            let odd_low = _mm512_shuffle_f32x4::<0xdd>(t[c], t[4 + c]);
+            let even_high = _mm512_shuffle_f32x4::<0x88>(t[8 + c], t[12 + c]);
+            let odd_high = _mm512_shuffle_f32x4::<0xdd>(t[8 + c], t[12 + c]);
+            out[c] = _mm512_shuffle_f32x4::<0x88>(even_low, even_high);
+            out[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high);
+            out[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even_low, even_high);
+            out[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high);
+        }
+        out
+    }
+}
+
 // SAFETY (every block below): `self` is an `Avx512`, which detection alone can make, so the instructions exist on
 // this CPU; pointer validity is each method's own contract.
 impl Simd for Avx512 {
@@ -57,6 +93,32 @@ impl Simd for Avx512 {
     unsafe fn store_first_ptr(self, p: *mut f32, n: usize, v: __m512) {
         // SAFETY: see the impl; masked-off lanes are not written.
         unsafe { _mm512_mask_storeu_ps(p, first(n), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        (rows, cols): (usize, usize),
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        let mut r = [self.zero(); 16];
+        for (i, row) in r.iter_mut().enumerate() {
+            if i < rows {
+                // SAFETY: the caller promises `rows` rows of `cols` values.
+                *row = unsafe { self.load_first_ptr(from.add(i * from_stride), cols) };
+            }
+        }
+        // SAFETY: see the impl.
+        let columns = unsafe { transpose_16x16(r) };
+        for (i, column) in columns.into_iter().enumerate() {
+            if i < cols {
+                // SAFETY: the caller promises room for `cols` rows of LANES values.
+                unsafe { self.store_ptr(to.add(i * to_stride), column) };
+            }
+        }
     }
 
     #[inline(always)]
@@ -147,6 +209,11 @@ impl Simd for Avx512 {
             let mantissa = _mm512_getmant_ps::<_MM_MANT_NORM_P5_1, _MM_MANT_SIGN_SRC>(a);
             (mantissa, _mm512_add_ps(_mm512_getexp_ps(a), _mm512_set1_ps(1.0)))
         }
+    }
+
+    #[inline(always)]
+    fn first(self, n: usize) -> __mmask16 {
+        first(n)
     }
 
     #[inline(always)]

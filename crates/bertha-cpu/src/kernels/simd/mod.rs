@@ -73,6 +73,32 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `p` must be valid for writes of `n` f32, `n <= LANES`.
     unsafe fn store_first_ptr(self, p: *mut f32, n: usize, v: Self::F);
 
+    /// Transposes a block of `rows` x `cols` values, both at most `LANES`: row i of `from` becomes column i of `to`, which
+    /// gets `cols` rows of `LANES` values, zeros beyond column `rows`.
+    ///
+    /// # Safety
+    /// `from` must be valid for reads of `rows` rows of `cols` values, `to` for writes of `cols` rows of `LANES` values,
+    /// with their strides.
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_stride: usize,
+        (rows, cols): (usize, usize),
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        for col in 0..cols {
+            for row in 0..Self::LANES {
+                // SAFETY: this function's contract.
+                unsafe {
+                    let x = if row < rows { from.add(row * from_stride + col).read() } else { 0.0 };
+                    to.add(col * to_stride + row).write(x);
+                }
+            }
+        }
+    }
+
     /// Hints that the cache line at `p` will be read soon; `p` need not be valid.
     fn prefetch(self, p: *const f32);
 
@@ -103,6 +129,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Splits positive normal finite `a` into `(m, e)` with `a = m * 2^e`, `m` in `[0.5, 1)`.
     fn split_exponent(self, a: Self::F) -> (Self::F, Self::F);
 
+    /// The first `n <= LANES` lanes.
+    fn first(self, n: usize) -> Self::M;
     /// Lanes where `a < b`; false for NaN.
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
     /// Lanes where `a == b`; false for NaN.

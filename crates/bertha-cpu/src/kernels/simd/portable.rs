@@ -149,6 +149,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn first(self, n: usize) -> Self::M {
+        array::from_fn(|i| i < n)
+    }
+
+    #[inline(always)]
     fn lt(self, a: Self::F, b: Self::F) -> Self::M {
         array::from_fn(|i| a[i] < b[i])
     }
