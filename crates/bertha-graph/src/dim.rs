@@ -87,10 +87,10 @@ impl Dim {
         Some(bound)
     }
 
-    /// Whether the polynomial has outgrown what real models have (64 terms, degree 16). The rules stop tracking such
+    /// Whether the polynomial has outgrown what real models have (16 terms, degree 8). The rules stop tracking such
     /// dimensions, so that a hostile graph cannot make arithmetic on them arbitrarily slow.
     pub fn is_unwieldy(&self) -> bool {
-        self.terms.len() > 64 || self.terms.iter().any(|(monomial, _)| monomial.len() > 16)
+        self.terms.len() > 16 || self.terms.iter().any(|(monomial, _)| monomial.len() > 8)
     }
 
     /// The value under `bindings`, or the name of the first symbol that has none.

@@ -2,7 +2,8 @@
 //!
 //! A [`Graph`] holds typed tensors and the nodes that compute them. Operations are one closed enum, [`Op`];
 //! dimensions are polynomials over named symbols, [`Dim`], so one graph serves every batch and length. The rules
-//! in [`rules`] infer the type of every result.
+//! in [`rules`] infer the type of every result, [`Graph::verify`] checks a graph from scratch, [`text`] prints and
+//! parses it, and [`Graph::specialize`] makes of it the graph for one choice of input sizes.
 
 mod bind;
 mod builder;

@@ -172,24 +172,25 @@ pub(super) fn unsqueeze(inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> 
     Ok(vec![Fact::with_value(x.dtype(), Shape(dims), x.value.clone())])
 }
 
-pub(super) fn concat(axis: i64, inputs: &[Option<Fact>]) -> Outcome {
+pub(super) fn concat(axis: i64, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Outcome {
     let args = Args::new(inputs, &["x.."])?;
     let first = args.get(0)?;
     let axis = normalize_axis(axis, first.rank())?;
     let mut dims = first.dims().to_vec();
+    // The size along the axis, as long as the sum is worth knowing.
+    let mut total = dims.get(axis).cloned();
     let mut value = first.value.clone();
     for index in 1..args.len() {
         let x = args.rank(index, dims.len())?;
         args.like(index, 0)?;
         for (position, (dim, other)) in dims.iter_mut().zip(x.dims()).enumerate() {
-            *dim = match dims::unify(dim, other) {
-                _ if position == axis => &*dim + other,
-                Some(dim) => dim,
-                None => {
-                    let expected = format!("dimension {position} to be {dim} as before");
-                    return Err(args.error(index, expected));
-                }
-            };
+            if position == axis {
+                total = total.map(|total| &total + other).filter(|total| !total.is_unwieldy());
+                continue;
+            }
+            *dim = dims::unify(dim, other).ok_or_else(|| {
+                args.error(index, format_args!("dimension {position} to be {dim} as before"))
+            })?;
         }
         // Row-major contents follow each other only along the first axis.
         value = value.filter(|_| axis == 0).zip(x.value.clone()).map(|(mut value, more)| {
@@ -197,6 +198,7 @@ pub(super) fn concat(axis: i64, inputs: &[Option<Fact>]) -> Outcome {
             value
         });
     }
+    set(&mut dims, axis, total.unwrap_or_else(|| symbols.fresh()));
     Ok(vec![Fact::with_value(first.dtype(), Shape(dims), value)])
 }
 

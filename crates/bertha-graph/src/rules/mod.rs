@@ -150,7 +150,7 @@ fn dispatch(op: &Op, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Out
         Op::Transpose { perm } => layout::transpose(perm, inputs),
         Op::Squeeze => layout::squeeze(inputs, symbols),
         Op::Unsqueeze => layout::unsqueeze(inputs, symbols),
-        Op::Concat { axis } => layout::concat(*axis, inputs),
+        Op::Concat { axis } => layout::concat(*axis, inputs, symbols),
         Op::Split { axis, parts } => layout::split(*axis, *parts, inputs, symbols),
         Op::Slice => select::slice(inputs, symbols),
         Op::Gather { axis } => select::gather(*axis, inputs),

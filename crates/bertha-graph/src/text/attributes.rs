@@ -12,6 +12,9 @@ use crate::tensor::TensorData;
 use super::cursor::{Cursor, name_text, quote};
 use super::{MAX_DEPTH, ParseError, literal};
 
+/// Attributes that one operation can have; plugins have as many as they like, within reason.
+const MAX_ATTRIBUTES: usize = 1024;
+
 /// The value of an attribute. Numbers stay text until it is known what they must be.
 #[derive(Clone, Debug)]
 pub(super) enum Attribute {
@@ -230,6 +233,9 @@ pub(super) fn parse(cursor: &mut Cursor<'_>, depth: usize) -> Result<Attributes,
         let name = cursor.name("the name of an attribute")?;
         if attributes.0.iter().any(|(other, _)| *other == name) {
             return Err(cursor.error_at(position, format!("attribute `{name}` occurs twice")));
+        }
+        if attributes.0.len() == MAX_ATTRIBUTES {
+            return Err(cursor.error_at(position, format!("expected at most {MAX_ATTRIBUTES} attributes")));
         }
         cursor.expect(":")?;
         let value = parse_value(cursor, depth)?;
