@@ -274,7 +274,11 @@ impl<'m> NodeContext<'_, 'm> {
 
     /// Adds the node whose results are those of the source node.
     pub(super) fn emit(&mut self, op: Op, inputs: &[Option<TensorId>]) -> Translated {
-        let names: Vec<String> = self.node.output.iter().map(|output| self.tensor_name(output)).collect();
+        // Results that nobody asked for at the end of the list are as if they were not there.
+        let wanted = self.node.output.iter().rposition(|output| !output.is_empty()).map_or(0, |last| last + 1);
+        let parts = if matches!(op, Op::Split { .. }) { self.node.output.len() } else { wanted };
+        let names: Vec<String> =
+            self.node.output.iter().take(parts).map(|output| self.tensor_name(output)).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let given = inputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         let base = self.name.clone();

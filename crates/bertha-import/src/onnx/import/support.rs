@@ -71,7 +71,7 @@ impl<'m> Survey<'m> {
                         None
                     }
                     None if domain.is_empty() => {
-                        Some("the op is not one of those that encoders use".to_owned())
+                        Some("the op is not one of those that encoders need".to_owned())
                     }
                     None => Some(format!("operators of the domain `{domain}` are not known")),
                 }

@@ -97,7 +97,7 @@ pub(super) fn min(node: &mut NodeContext) -> Translated {
 }
 
 /// Any number of operands as a chain of two.
-fn fold(node: &mut NodeContext, op: BinaryOp) -> Translated {
+pub(super) fn fold(node: &mut NodeContext, op: BinaryOp) -> Translated {
     let mut sum = node.input(0)?;
     let count = node.node.input.len();
     if count == 1 {

@@ -1,6 +1,6 @@
 //! From floats to integers with a scale, and back.
 
-use bertha_graph::{DType, Op};
+use bertha_graph::{DType, Op, TensorId};
 
 use super::super::context::{NodeContext, Translated};
 use super::super::dtypes;
@@ -45,7 +45,37 @@ pub(super) fn quantize_linear(node: &mut NodeContext) -> Translated {
         (Some(dtype), _) | (None, Some(dtype)) => dtype,
         (None, None) => DType::U8,
     };
-    node.emit_plain(Op::QuantizeLinear { axis, block_size, to })
+    let inputs = operands(node, block_size)?;
+    node.emit(Op::QuantizeLinear { axis, block_size, to }, &inputs)
+}
+
+/// The operands, with scale and zero point of a whole tensor as scalars: quantisers write vectors of one as well, and
+/// not always for both.
+fn operands(node: &mut NodeContext, block_size: usize) -> Translated<Vec<Option<TensorId>>> {
+    let mut inputs = node.inputs()?;
+    if block_size > 0 {
+        return Ok(inputs);
+    }
+    for (index, suffix) in [(1, "scale"), (2, "zero_point")] {
+        let Some(Some(tensor)) = inputs.get(index).copied() else { continue };
+        if node.ty(tensor).shape.as_const() != Some(vec![1]) {
+            continue;
+        }
+        let scalar = match node.graph.tensor(tensor).constant().cloned() {
+            Some(data) => {
+                let data = data.reshaped(Vec::new()).map_err(|error| error.to_string())?;
+                node.constant(suffix, data)?
+            }
+            None => {
+                let first = node.int_vector("first_axis", vec![0])?;
+                node.step(suffix, Op::Squeeze, &[Some(tensor), Some(first)])?
+            }
+        };
+        if let Some(input) = inputs.get_mut(index) {
+            *input = Some(scalar);
+        }
+    }
+    Ok(inputs)
 }
 
 /// The result has the type of the scale unless another one is asked for.
@@ -54,7 +84,8 @@ pub(super) fn dequantize_linear(node: &mut NodeContext) -> Translated {
     let asked = output_dtype(node, 23)?;
     let scale = node.input(1)?;
     let to = asked.unwrap_or(node.dtype(scale));
-    node.emit_plain(Op::DequantizeLinear { axis, block_size, to })
+    let inputs = operands(node, block_size)?;
+    node.emit(Op::DequantizeLinear { axis, block_size, to }, &inputs)
 }
 
 pub(super) fn dynamic_quantize_linear(node: &mut NodeContext) -> Translated {

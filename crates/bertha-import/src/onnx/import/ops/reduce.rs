@@ -16,10 +16,19 @@ pub(super) fn reduce_prod(node: &mut NodeContext) -> Translated {
     reduce(node, ReduceOp::Prod, 18)
 }
 
-/// Axes are an attribute before the version `axes_input_since`, an input from then on.
 fn reduce(node: &mut NodeContext, op: ReduceOp, axes_input_since: i64) -> Translated {
-    let keep_dims = node.flag("keepdims", true)?;
     let x = node.input(0)?;
+    let (op, axes) = form(node, op, axes_input_since)?;
+    node.emit(op, &[Some(x), axes])
+}
+
+/// The reduction and its axes, which are an attribute before the version `axes_input_since`, an input from then on.
+pub(super) fn form(
+    node: &mut NodeContext,
+    op: ReduceOp,
+    axes_input_since: i64,
+) -> Translated<(Op, Option<TensorId>)> {
+    let keep_dims = node.flag("keepdims", true)?;
     let (axes, noop_with_empty_axes) = if node.opset >= axes_input_since {
         (node.optional(1)?, node.flag("noop_with_empty_axes", false)?)
     } else if node.has_input(1) {
@@ -27,7 +36,7 @@ fn reduce(node: &mut NodeContext, op: ReduceOp, axes_input_since: i64) -> Transl
     } else {
         (axes_attribute(node)?, false)
     };
-    node.emit(Op::Reduce { op, keep_dims, noop_with_empty_axes }, &[Some(x), axes])
+    Ok((Op::Reduce { op, keep_dims, noop_with_empty_axes }, axes))
 }
 
 /// No axes, given or not, means all of them.
@@ -56,10 +65,9 @@ pub(super) fn softmax(node: &mut NodeContext) -> Translated {
     let first =
         first.ok_or_else(|| format!("axis {axis} is not one of the {rank} dimensions of the input"))?;
     let (flat_shape, shape) = flattened(node, x, first)?;
-    let reshape = Op::Reshape { allow_zero: false };
-    let flat = node.step("flat", reshape.clone(), &[Some(x), Some(flat_shape)])?;
+    let flat = node.step("flat", Op::Reshape { allow_zero: false }, &[Some(x), Some(flat_shape)])?;
     let flat = node.step("softmax", Op::Softmax { axis: -1 }, &[Some(flat)])?;
-    node.emit(reshape, &[Some(flat), Some(shape)])
+    node.emit(Op::Reshape { allow_zero: true }, &[Some(flat), Some(shape)])
 }
 
 /// The shape in which the dimensions from `first` on are one, and the shape to go back to.
