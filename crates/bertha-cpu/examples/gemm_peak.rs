@@ -26,7 +26,7 @@ const TOKENS: [usize; 7] = [1, 4, 16, 32, 128, 384, 1024];
 /// Bytes of weights to cycle through.
 const WEIGHT_BYTES: usize = 96 << 20;
 /// Seconds per shape.
-const SECONDS: f64 = 0.4;
+const SECONDS: f64 = 0.15;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);

@@ -64,6 +64,8 @@ impl Simd for Avx2 {
 
     #[inline]
     fn vectorize<O: SimdOp>(self, op: O) -> O::Output {
+        // Never inlined: a tile kernel inlined into its driver shares the registers with it.
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma")]
         fn inner<O: SimdOp>(simd: Avx2, op: O) -> O::Output {
             op.run(simd)
@@ -131,7 +133,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]

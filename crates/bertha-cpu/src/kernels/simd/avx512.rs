@@ -57,6 +57,8 @@ impl Simd for Avx512 {
 
     #[inline]
     fn vectorize<O: SimdOp>(self, op: O) -> O::Output {
+        // Never inlined: a tile kernel inlined into its driver shares the registers with it.
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn inner<O: SimdOp>(simd: Avx512, op: O) -> O::Output {
             op.run(simd)
@@ -124,7 +126,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]

@@ -99,7 +99,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
-    /// Hints that the cache line at `p` will be read soon; `p` need not be valid.
+    /// Fetches the cache line at `p` into the second-level cache: what is read next must not evict from the first level
+    /// what is read now. `p` need not be valid.
     fn prefetch(self, p: *const f32);
 
     /// `a + b`.
