@@ -8,12 +8,15 @@ pub mod cost;
 mod driver;
 mod log;
 pub mod memory;
+mod model;
 pub mod passes;
 mod patch;
 mod pattern;
+mod ragged;
 mod uses;
 
 pub use driver::{CompileError, Pass, optimize, optimize_with};
 pub use log::{Event, Log, NearMiss};
+pub use model::optimize_model;
 pub use patch::{Findings, NewNode, Patch, Value};
 pub use uses::Uses;

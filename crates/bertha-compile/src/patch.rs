@@ -92,12 +92,27 @@ pub(crate) fn without_overlaps(patches: Vec<Patch>) -> Vec<Patch> {
 ///
 /// Fails when a patch gives a tensor another type, reads what it removes, or is circular.
 pub(crate) fn apply(graph: &Graph, patches: &[Patch]) -> Result<Graph, GraphError> {
-    let mut rebuild = Rebuild::new(graph, patches)?;
-    for (name, tensor) in graph.outputs() {
-        let id = rebuild.tensor(*tensor)?;
-        rebuild.new.add_output(name.clone(), id)?;
+    let mut rebuild = Rebuild::empty(graph, patches);
+    for id in graph.inputs() {
+        rebuild.input(*id)?;
     }
-    Ok(rebuild.new)
+    rebuild.finish()
+}
+
+/// The same graph without an input that nobody reads; as it is when somebody does, or there is none of this name.
+pub(crate) fn without_unread_input(graph: &Graph, name: &str) -> Result<Graph, GraphError> {
+    let Some(unwanted) = graph.inputs().iter().copied().find(|id| graph.tensor(*id).name == name) else {
+        return Ok(graph.clone());
+    };
+    let uses = crate::uses::Uses::of(graph);
+    if !uses.readers(unwanted).is_empty() || uses.is_output(unwanted) {
+        return Ok(graph.clone());
+    }
+    let mut rebuild = Rebuild::empty(graph, &[]);
+    for id in graph.inputs().iter().filter(|id| **id != unwanted) {
+        rebuild.input(*id)?;
+    }
+    rebuild.finish()
 }
 
 /// State of one rebuild: copies on demand, from the outputs back, depth first.
@@ -118,20 +133,31 @@ enum Job {
 }
 
 impl<'a> Rebuild<'a> {
-    fn new(old: &'a Graph, patches: &'a [Patch]) -> Result<Self, GraphError> {
-        let mut new = Graph::new(old.name.clone());
-        let mut done = HashMap::new();
-        for id in old.inputs() {
-            let tensor = old.tensor(*id);
-            done.insert(*id, new.add_input(tensor.name.clone(), tensor.ty.clone())?);
-        }
+    /// Nothing copied yet, not even inputs.
+    fn empty(old: &'a Graph, patches: &'a [Patch]) -> Self {
         let mut replaced = HashMap::new();
         for (index, patch) in patches.iter().enumerate() {
             for (tensor, value) in &patch.replaces {
                 replaced.insert(*tensor, (index, value));
             }
         }
-        Ok(Rebuild { old, patches, new, replaced, done, done_patch_nodes: HashMap::new() })
+        let new = Graph::new(old.name.clone());
+        Rebuild { old, patches, new, replaced, done: HashMap::new(), done_patch_nodes: HashMap::new() }
+    }
+
+    fn input(&mut self, id: TensorId) -> Result<(), GraphError> {
+        let tensor = self.old.tensor(id);
+        self.done.insert(id, self.new.add_input(tensor.name.clone(), tensor.ty.clone())?);
+        Ok(())
+    }
+
+    /// Copies what the outputs need.
+    fn finish(mut self) -> Result<Graph, GraphError> {
+        for (name, tensor) in self.old.outputs() {
+            let id = self.tensor(*tensor)?;
+            self.new.add_output(name.clone(), id)?;
+        }
+        Ok(self.new)
     }
 
     /// The new id of an old tensor, computing what it needs first.

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bertha_compile::optimize;
+use bertha_compile::{optimize, optimize_model};
 use bertha_graph::interp::{F64Tensor, Interpreter, Precision};
-use bertha_graph::{Graph, Op, TensorData};
+use bertha_graph::{Graph, Interface, Model, Op, PositionIds, TensorData, ragged};
 use bertha_import::onnx::{ImportOptions, import};
 
 /// The exports, or nothing with a note when they are not beside the checkout.
@@ -26,14 +26,20 @@ fn name_of(path: &Path) -> String {
     path.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-fn load(path: &Path) -> Graph {
-    import(path, &ImportOptions { task: None, companions: false }).unwrap().graph
+fn load_model(path: &Path) -> Model {
+    import(path, &ImportOptions { task: None, companions: false }).unwrap()
 }
+
+fn load(path: &Path) -> Graph {
+    load_model(path).graph
+}
+
+/// Tokens of each sequence of the batch.
+const LENGTHS: [usize; 3] = [11, 4, 7];
 
 /// A padded batch: random tokens, lengths from 1 to `seq`, ids of pads that differ from those of tokens.
 fn padded_batch(graph: &Graph, seed: u64) -> Vec<(&str, TensorData)> {
-    const SHAPE: [usize; 2] = [3, 11];
-    let lengths = [11, 4, 7];
+    const SHAPE: [usize; 2] = [LENGTHS.len(), 11];
     let mut state = seed;
     let mut next = |bound: u64| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -43,7 +49,7 @@ fn padded_batch(graph: &Graph, seed: u64) -> Vec<(&str, TensorData)> {
     for id in graph.inputs() {
         let tensor = graph.tensor(*id);
         let mut values = Vec::new();
-        for length in lengths {
+        for length in LENGTHS {
             for column in 0..SHAPE[1] {
                 let real = column < length;
                 values.push(match tensor.name.as_str() {
@@ -109,5 +115,114 @@ fn nothing_primitive_is_left_of_encoder_layers() {
         }
         assert_eq!(count(&graph, |op| matches!(op, Op::Softmax { .. })), 0, "{}", name_of(&path));
         assert_eq!(count(&graph, |op| matches!(op, Op::Attention(_))), 2, "{}", name_of(&path));
+    }
+}
+
+/// The real tokens of a padded batch, with the inputs that ragged encoders take.
+fn without_pads(inputs: &[(&str, TensorData)], positions: PositionIds) -> Vec<(&'static str, TensorData)> {
+    let columns = inputs[0].1.shape()[1];
+    let real = || {
+        let sequences = LENGTHS.iter().enumerate();
+        sequences.flat_map(move |(row, length)| (0..*length).map(move |column| (row, column)))
+    };
+    let of = |name: &str| {
+        let (_, data) = inputs.iter().find(|(input, _)| *input == name)?;
+        let padded = data.to_i64().unwrap();
+        let kept = real().map(|(row, column)| padded[row * columns + column] as i32).collect();
+        Some(TensorData::vector::<i32>(kept))
+    };
+    let offset = match positions {
+        PositionIds::AfterPad { pad_id } => pad_id as i32 + 1,
+        _ => 0,
+    };
+    let position_ids = real().map(|(_, column)| column as i32 + offset).collect();
+    let mut cu_seqlens = vec![0i32];
+    cu_seqlens.extend(LENGTHS.iter().scan(0, |sum, length| {
+        *sum += *length as i32;
+        Some(*sum)
+    }));
+    let mut ragged = vec![(ragged::INPUT_IDS, of("input_ids").unwrap())];
+    ragged.extend(of("token_type_ids").map(|ids| (ragged::TOKEN_TYPE_IDS, ids)));
+    ragged.push((ragged::POSITION_IDS, TensorData::vector::<i32>(position_ids)));
+    ragged.push((ragged::CU_SEQLENS, TensorData::vector::<i32>(cu_seqlens)));
+    ragged
+}
+
+/// The rows of a padded result that belong to tokens; all of a result that has a row for each sequence.
+fn rows_of_tokens(padded: &F64Tensor, ragged_shape: &[usize], columns: usize) -> Vec<f64> {
+    let tokens: usize = LENGTHS.iter().sum();
+    if ragged_shape[0] != tokens {
+        return padded.values.clone();
+    }
+    let width = padded.values.len() / (LENGTHS.len() * columns);
+    let sequences = LENGTHS.iter().enumerate();
+    sequences
+        .flat_map(|(row, length)| {
+            let start = row * columns * width;
+            padded.values[start..start + length * width].iter().copied()
+        })
+        .collect()
+}
+
+#[test]
+fn padded_encoders_become_ragged_and_stay_the_same_function() {
+    for path in exports() {
+        let (name, before) = (name_of(&path), load_model(&path));
+        let (after, log) = optimize_model(&before).unwrap_or_else(|error| panic!("{name}: {error}"));
+        if name.starts_with("modernbert") {
+            // Its window over neighbours is no mask of keys.
+            assert_eq!(after.info.interface, Interface::Dense, "{name}");
+            assert!(log.near_misses.iter().any(|miss| miss.pass == "ragged"), "{name}");
+            continue;
+        }
+        assert_eq!(after.info.interface, Interface::Ragged, "{name}: {log}");
+        let roberta = name.starts_with("roberta");
+        let positions = if roberta { PositionIds::AfterPad { pad_id: 1 } } else { PositionIds::Absolute };
+        assert_eq!(after.info.position_ids, positions, "{name}");
+        assert_eq!(after.info.max_tokens, Some(if roberta { 62 } else { 64 }), "{name}");
+        let has_types = before.graph.find(ragged::TOKEN_TYPE_IDS).is_some();
+        assert_eq!(after.info.token_types, has_types, "{name}");
+
+        let padded = padded_batch(&before.graph, 11);
+        let columns = padded[0].1.shape()[1];
+        let found = run(&after.graph, &without_pads(&padded, positions));
+        for ((output, expected), (_, found)) in run(&before.graph, &padded).iter().zip(&found) {
+            let expected = rows_of_tokens(expected, &found.shape, columns);
+            let difference = difference(&expected, &found.values);
+            assert!(difference < 1e-5, "{name}: {output} differs by {difference}");
+        }
+    }
+}
+
+#[test]
+fn ragged_encoders_hold_nothing_but_encoder_operations() {
+    for path in exports() {
+        let (name, model) = (name_of(&path), load_model(&path));
+        let (model, log) = optimize_model(&model).unwrap();
+        let mut ops: BTreeMap<&str, usize> = BTreeMap::new();
+        for node in model.graph.nodes() {
+            *ops.entry(node.op.mnemonic()).or_default() += 1;
+        }
+        println!("{name:<28} {ops:?}");
+        for miss in &log.near_misses {
+            println!("    {} {} {}", miss.pass, miss.node, miss.why);
+        }
+        if name.starts_with("modernbert") {
+            continue;
+        }
+        let encoder = |op: &Op| {
+            matches!(
+                op,
+                Op::EmbeddingSum
+                    | Op::LayerNorm { .. }
+                    | Op::Linear { .. }
+                    | Op::RaggedAttention { .. }
+                    | Op::Pool(_)
+            )
+        };
+        let others = count(&model.graph, |op| !encoder(op));
+        // Start and end logits are columns of one product.
+        assert_eq!(others, if name.contains("_qa_") { 2 } else { 0 }, "{name}: {ops:?}");
+        assert_eq!(count(&model.graph, |op| matches!(op, Op::RaggedAttention { .. })), 2, "{name}");
     }
 }

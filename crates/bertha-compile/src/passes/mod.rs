@@ -4,6 +4,7 @@ mod activations;
 mod attention;
 mod attention_heads;
 mod common_subexpressions;
+mod embedding_sum;
 mod fold_constants;
 mod fold_shapes;
 mod identities;
@@ -11,6 +12,7 @@ mod layer_norm;
 mod linear_activation;
 mod linear_residual;
 mod matmul_linear;
+mod pick;
 mod transposes;
 
 use crate::driver::Pass;
@@ -24,6 +26,7 @@ pub fn portable() -> &'static [&'static dyn Pass] {
         // Needs constant shapes and axes; opens chains that the patterns below look for.
         &identities::Identities,
         &transposes::Transposes,
+        &pick::Pick,
         // Exporters write a deviation from the mean twice; the patterns below compare tensors by identity.
         &common_subexpressions::CommonSubexpressions,
         // Before linears: its scale and shift look like a bias.
@@ -42,6 +45,16 @@ pub fn portable() -> &'static [&'static dyn Pass] {
         &attention_heads::AttentionHeads,
         // Masks made for each attention, and weights transposed for linears, are equal often.
         &fold_constants::FoldConstants,
+        &common_subexpressions::CommonSubexpressions,
+    ]
+}
+
+/// The passes over ragged graphs, from a checkpoint or from a padded graph, after the portable ones.
+pub(crate) fn ragged() -> &'static [&'static dyn Pass] {
+    &[
+        // Needs ids of one shape, which padded graphs do not have.
+        &embedding_sum::EmbeddingSum,
+        // Last: equal constants of all passes become one.
         &common_subexpressions::CommonSubexpressions,
     ]
 }
