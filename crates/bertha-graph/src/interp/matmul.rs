@@ -121,7 +121,8 @@ pub(super) struct GemmAttrs {
     pub trans_b: bool,
 }
 
-/// `alpha * a' * b' + beta * c`. Integers are multiplied exactly, scaled as real numbers and truncated.
+/// `alpha * a' * b' + beta * c`, where a `beta` of 0 leaves `c` out. Integers are multiplied exactly; factors other
+/// than 1 scale them as real numbers, truncated.
 pub(super) fn gemm(attrs: GemmAttrs, args: Args, context: Context) -> Result<Value, Fault> {
     let (a, b) = (args.required(0, "a")?, args.required(1, "b")?);
     expect_rank(a, "a", 2)?;
@@ -142,12 +143,13 @@ pub(super) fn gemm(attrs: GemmAttrs, args: Args, context: Context) -> Result<Val
     let addend = match args.optional(2) {
         Some(c) => {
             expect_dtype(c, "c", a.dtype())?;
-            Some(c.take(shape.clone(), &broadcast_positions(c.shape(), &shape)?))
+            let positions = broadcast_positions(c.shape(), &shape)?;
+            (attrs.beta != 0.0).then(|| c.take(shape.clone(), &positions))
         }
         None => None,
     };
     let (alpha, beta) = (f64::from(attrs.alpha), f64::from(attrs.beta));
-    let exact = attrs.alpha == 1.0 && (attrs.beta == 1.0 || addend.is_none());
+    let exact = alpha == 1.0 && (beta == 1.0 || addend.is_none());
     if let (true, Elements::Int(v)) = (exact, product.elements()) {
         let zeros = vec![0; v.len()];
         let addend = match &addend {
@@ -157,7 +159,7 @@ pub(super) fn gemm(attrs: GemmAttrs, args: Args, context: Context) -> Result<Val
         return Ok(Value::ints(a.dtype(), shape, v.iter().zip(addend).map(|(x, c)| x + c).collect()));
     }
     let mut sums: Vec<f64> = product.to_f64().iter().map(|x| alpha * x).collect();
-    if let (Some(c), true) = (addend, beta != 0.0) {
+    if let Some(c) = addend {
         sums.iter_mut().zip(c.to_f64()).for_each(|(sum, c)| *sum += beta * c);
     }
     Ok(if a.dtype().is_float() {
