@@ -203,6 +203,14 @@ impl Add for &Dim {
     }
 }
 
+/// `Dim::from("batch") + 1`.
+impl Add<i64> for Dim {
+    type Output = Dim;
+    fn add(self, constant: i64) -> Dim {
+        &self + &Dim::from(constant)
+    }
+}
+
 impl Sub for &Dim {
     type Output = Dim;
     fn sub(self, other: &Dim) -> Dim {

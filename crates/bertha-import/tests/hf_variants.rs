@@ -280,6 +280,19 @@ fn dense_and_normalize_modules_follow_the_pooling() {
 }
 
 #[test]
+fn modules_of_sparse_encoders_keep_the_head() {
+    let modules = json!([
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.sparse_encoder.models.MLMTransformer"},
+        {"idx": 1, "name": "1", "path": "1_SpladePooling",
+         "type": "sentence_transformers.sparse_encoder.models.SpladePooling"},
+    ]);
+    let checkpoint = Checkpoint::fixture("bert_pretraining").file("modules.json", modules.to_string());
+    let info = checkpoint.import().unwrap().info;
+    assert_eq!(info.task, bertha_graph::Task::MaskedLm);
+    assert_eq!(info.pooling, None);
+}
+
+#[test]
 fn modules_outside_the_folder_or_unknown_are_refused() {
     let module = |path: &str, class: &str| {
         let list = json!([

@@ -29,7 +29,7 @@ use crate::tensor::TensorData;
 ///
 /// # Example
 ///
-/// A layer of a BERT encoder's feed-forward half, over a ragged batch:
+/// `examples/01_build_bert.rs` writes all of BERT this way. Here is the feed-forward half of one layer, over a ragged batch:
 ///
 /// ```
 /// use bertha_graph::{DType, GeluKind, GraphBuilder, TensorData, Weight, shape};

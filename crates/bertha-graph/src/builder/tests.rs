@@ -59,6 +59,25 @@ fn heads_must_divide_the_width() {
 }
 
 #[test]
+fn what_an_attention_cannot_take_is_refused() {
+    let (mut b, x) = builder();
+    let cu = b.input("cu_seqlens", DType::I32, shape![crate::Dim::from("batch") + 1]).unwrap();
+    let y = b.attention(x, x, x, &Attention::ragged(cu, 2).scale(0.5)).unwrap();
+    assert_eq!(b.ty(y).to_string(), "f32[tokens, 8]");
+    let message = b.attention(x, x, x, &Attention::ragged(cu, 2).mask(x)).unwrap_err().to_string();
+    assert!(message.contains("no mask"), "{message}");
+    let buckets = crate::RelativeBuckets { buckets: 32, max_distance: 128 };
+    let table = b.weight("table", zeros(&[32, 2])).unwrap();
+    assert!(b.attention(x, x, x, &Attention::ragged(cu, 2).relative(table, buckets)).is_ok());
+    let message =
+        b.attention(x, x, x, &Attention::dense(2).relative(table, buckets)).unwrap_err().to_string();
+    assert!(message.contains("relative"), "{message}");
+    let dense = b.input("dense", DType::F32, shape!["batch", "seq", 8]).unwrap();
+    let y = b.attention(dense, dense, dense, &Attention::dense(2)).unwrap();
+    assert_eq!(b.ty(y).to_string(), "f32[batch, seq, 8]");
+}
+
+#[test]
 fn layout_calls_give_the_shapes_they_say() {
     let (mut b, x) = builder();
     let heads = b.shuffle(x, &Shuffle::new().reshape([0, 2, 4]).transpose([1, 0, 2])).unwrap();
@@ -103,8 +122,7 @@ fn a_graph_without_outputs_is_refused() {
 #[test]
 fn pooling_makes_one_row_for_each_sequence() {
     let (mut b, x) = builder();
-    let bound = &crate::Dim::from("batch") + &crate::Dim::from(1);
-    let cu = b.input("cu_seqlens", DType::I32, shape![bound]).unwrap();
+    let cu = b.input("cu_seqlens", DType::I32, shape![crate::Dim::from("batch") + 1]).unwrap();
     let pooled = b.pool(x, cu, PoolKind::Mean).unwrap();
     assert_eq!(b.ty(pooled).to_string(), "f32[batch, 8]");
 }

@@ -88,9 +88,8 @@ impl<'a> Net<'a> {
     // ---- ends --------------------------------------------------------------------------------------------------
 
     pub(crate) fn inputs(&mut self, token_types: bool) -> Result<Inputs> {
-        let bounds = &Dim::from("batch") + &Dim::from(1);
         let b = &mut self.builder;
-        let declare = || {
+        let mut declare = || {
             let ids = b.input(ragged::INPUT_IDS, DType::I32, shape!["tokens"])?;
             let token_types = if token_types {
                 Some(b.input(ragged::TOKEN_TYPE_IDS, DType::I32, shape!["tokens"])?)
@@ -98,7 +97,7 @@ impl<'a> Net<'a> {
                 None
             };
             let positions = b.input(ragged::POSITION_IDS, DType::I32, shape!["tokens"])?;
-            let cu_seqlens = b.input(ragged::CU_SEQLENS, DType::I32, shape![bounds])?;
+            let cu_seqlens = b.input(ragged::CU_SEQLENS, DType::I32, shape![Dim::from("batch") + 1])?;
             Ok(Inputs { ids, token_types, positions, cu_seqlens })
         };
         let inputs = declare();

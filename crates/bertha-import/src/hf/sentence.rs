@@ -14,6 +14,15 @@ use crate::error::{ImportError, Result};
 /// PyTorch's `normalize` divides by at least this.
 const NORM_EPSILON: f32 = 1e-12;
 const MODULES: &str = "modules.json";
+/// The encoder's settings; older versions name the file after the model.
+const SETTINGS: [&str; 6] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+];
 
 /// The modules of a sentence-transformers folder, none for other folders.
 #[derive(Debug, Default)]
@@ -47,9 +56,12 @@ impl SentenceFolder {
             sentence.task = Some(Task::Encoder);
             sentence.modules.push(Module::Pool(pool_kind(&config)?));
         }
-        let settings = sentence.transformer(folder).join("sentence_bert_config.json");
-        if let Some(config) = Config::open_optional(&settings)? {
-            sentence.max_seq_length = config.optional_size("max_seq_length")?;
+        let root = sentence.transformer(folder);
+        for name in SETTINGS {
+            if let Some(config) = Config::open_optional(&root.join(name))? {
+                sentence.max_seq_length = config.optional_size("max_seq_length")?;
+                break;
+            }
         }
         Ok(sentence)
     }
@@ -69,12 +81,13 @@ impl SentenceFolder {
             let class = text("type")?;
             // Classes have moved between Python modules; their own names stay.
             match (index, class.rsplit('.').next().unwrap_or(class)) {
-                (0, "Transformer") => (self.transformer, self.task) = (path, Some(Task::Encoder)),
-                (0, "MLMTransformer") => (self.transformer, self.task) = (path, Some(Task::MaskedLm)),
-                (_, "SpladePooling") if self.task == Some(Task::MaskedLm) => {}
+                (0, "Transformer" | "MLMTransformer") => self.transformer = path,
+                // Sparse vectors are made of the logits.
+                (_, "SpladePooling") => self.task = Some(Task::MaskedLm),
                 (_, "Pooling") => {
                     let config = Config::open(&folder.join(path).join("config.json"))?;
                     self.modules.push(Module::Pool(pool_kind(&config)?));
+                    self.task = Some(Task::Encoder);
                 }
                 (_, "Dense") => {
                     let path = folder.join(path);
