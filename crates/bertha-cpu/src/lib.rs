@@ -4,3 +4,9 @@ pub mod generic;
 pub mod isa;
 pub mod kernels;
 pub mod pool;
+mod runtime;
+
+pub use generic::{TensorMut, TensorRef};
+pub use runtime::{
+    CpuModel, CpuSession, LowerError, OutputRef, PackedEntry, PackedStore, PackedWeight, RunError, StepTime,
+};

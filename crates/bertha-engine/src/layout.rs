@@ -25,7 +25,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const OLDEST_FORMAT_VERSION: u32 = 1;
 
 /// The high bit and the line ends reveal a transfer that treated the file as text, as in PNG.
-pub(crate) const MAGIC: [u8; 8] = *b"\x89BRTH\r\n\x1a";
+pub const MAGIC: [u8; 8] = *b"\x89BRTH\r\n\x1a";
 pub(crate) const HEADER_LEN: usize = 256;
 pub(crate) const ENTRY_LEN: usize = 64;
 pub(crate) const DIGEST_LEN: usize = 8;

@@ -56,7 +56,7 @@ pub use compat::{Host, Mismatch};
 pub use content::{Metadata, SectionInfo};
 pub use error::{EngineError, Fault};
 pub use index::{TensorEntry, dtype_size};
-pub use layout::{ALIGNMENT, CHUNK, FORMAT_VERSION, OLDEST_FORMAT_VERSION};
+pub use layout::{ALIGNMENT, CHUNK, FORMAT_VERSION, MAGIC, OLDEST_FORMAT_VERSION};
 pub use name::SectionKind;
 pub use plan::{Plan, PlanHeader};
 pub use reader::EngineFile;

@@ -6,6 +6,7 @@ mod external;
 mod file;
 mod import;
 mod limits;
+mod outputs;
 pub mod proto;
 mod tensor;
 mod write;
@@ -15,6 +16,7 @@ pub use export::{ExportOptions, export, input};
 pub use external::ExternalFiles;
 pub use file::OnnxFile;
 pub use import::{ImportOptions, UnsupportedNode, import, import_model};
+pub use outputs::write_with_all_outputs;
 pub use tensor::tensor_proto;
 pub use write::{ExternalData, write_onnx};
 

@@ -275,7 +275,8 @@ impl<'m> NodeContext<'_, 'm> {
     /// Adds the node whose results are those of the source node.
     pub(super) fn emit(&mut self, op: Op, inputs: &[Option<TensorId>]) -> Translated {
         // Results that nobody asked for at the end of the list are as if they were not there.
-        let wanted = self.node.output.iter().rposition(|output| !output.is_empty()).map_or(0, |last| last + 1);
+        let wanted =
+            self.node.output.iter().rposition(|output| !output.is_empty()).map_or(0, |last| last + 1);
         let parts = if matches!(op, Op::Split { .. }) { self.node.output.len() } else { wanted };
         let names: Vec<String> =
             self.node.output.iter().take(parts).map(|output| self.tensor_name(output)).collect();

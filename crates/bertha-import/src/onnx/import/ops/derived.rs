@@ -33,13 +33,7 @@ pub(super) fn flatten(node: &mut NodeContext) -> Translated {
 }
 
 /// The product of the dimensions `start..end` as a vector of one.
-fn product(
-    node: &mut NodeContext,
-    x: TensorId,
-    start: i64,
-    end: i64,
-    suffix: &str,
-) -> Translated<TensorId> {
+fn product(node: &mut NodeContext, x: TensorId, start: i64, end: i64, suffix: &str) -> Translated<TensorId> {
     let dims = node.step(&format!("{suffix}_dims"), Op::Shape { start, end: Some(end) }, &[Some(x)])?;
     let op = Op::Reduce { op: ReduceOp::Prod, keep_dims: true, noop_with_empty_axes: false };
     node.step(suffix, op, &[Some(dims)])

@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn rows_are_in_order_of_name() {
         assert!(OPS.is_sorted_by(|a, b| a.op_type < b.op_type));
-                assert!(OPS.iter().all(|row| find(row.op_type).is_some_and(|found| found.op_type == row.op_type)));
+        assert!(OPS.iter().all(|row| find(row.op_type).is_some_and(|found| found.op_type == row.op_type)));
         assert!(find("LSTM").is_none());
     }
 }

@@ -1,0 +1,306 @@
+//! What can be asked for on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Compile BERT-family encoders and run them at the limit of the machine.
+///
+/// MODEL is a checkpoint folder (config.json and weights), an .onnx file, or a .bertha engine.
+#[derive(Parser)]
+#[command(name = "bertha", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Say more on the error stream; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Fill in the [MASK] of each text.
+    FillMask(FillMaskArgs),
+    /// Turn each text into a vector.
+    Embed(EmbedArgs),
+    /// Tell each text's class.
+    Classify(ClassifyArgs),
+    /// Find the entities in each text.
+    Tag(TagArgs),
+    /// Order documents by how well they answer a query.
+    Rerank(RerankArgs),
+    /// Turn each text into weighted vocabulary words (SPLADE).
+    Sparse(SparseArgs),
+    /// Run named tensors from an .npz file.
+    Run(RunArgs),
+    /// Compile a model into one engine file.
+    Build(BuildArgs),
+    /// Show what a model or an engine file holds.
+    Inspect(InspectArgs),
+    /// Write a checkpoint as ONNX.
+    Export(ExportArgs),
+    /// Measure how fast a model runs.
+    Bench(BenchArgs),
+    /// Run the same inputs here and elsewhere and compare the answers.
+    Compare(CompareArgs),
+    /// Tell what this machine offers and what will be used.
+    Doctor(DoctorArgs),
+}
+
+/// How to run, for every command that runs a model.
+#[derive(Args, Clone)]
+pub(crate) struct RunOptions {
+    /// Threads to run on; 0 is one for each core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) threads: usize,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// This machine's processor.
+    Cpu,
+}
+
+/// The texts of a command: arguments, or lines of the standard input when `-` is given.
+#[derive(Args)]
+pub(crate) struct Texts {
+    /// The texts; a single `-` reads one a line from the standard input.
+    #[arg(required = true, value_name = "TEXT")]
+    pub(crate) texts: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct FillMaskArgs {
+    /// The model; without it, the small English model that comes with Bertha.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// How many fills to show for each mask.
+    #[arg(long, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top_k: u32,
+    /// Print JSON, in the shape of Hugging Face's fill-mask.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    #[command(flatten)]
+    pub(crate) texts: Texts,
+}
+
+#[derive(Args)]
+pub(crate) struct EmbedArgs {
+    /// The model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// Print JSON: an array of arrays.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    #[command(flatten)]
+    pub(crate) texts: Texts,
+}
+
+#[derive(Args)]
+pub(crate) struct ClassifyArgs {
+    /// The model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// How many classes to show for each text.
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top_k: u32,
+    /// Print JSON: for each text an array of {label, score}.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    #[command(flatten)]
+    pub(crate) texts: Texts,
+}
+
+#[derive(Args)]
+pub(crate) struct TagArgs {
+    /// The model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Print JSON: for each text an array of {entity_group, score, word, start, end}.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    #[command(flatten)]
+    pub(crate) texts: Texts,
+}
+
+#[derive(Args)]
+pub(crate) struct RerankArgs {
+    /// The model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Print JSON: an array of {index, score, logit}, best first.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// What is looked for.
+    pub(crate) query: String,
+    /// Where it may be; a single `-` reads one document a line from the standard input.
+    #[arg(required = true, value_name = "DOC")]
+    pub(crate) documents: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct SparseArgs {
+    /// The model; without it, the small English model that comes with Bertha.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// How many terms to show for each text (all of them with --json).
+    #[arg(long, default_value_t = 20, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top_k: u32,
+    /// Print JSON: for each text an array of {index, token, value}, heaviest first.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    #[command(flatten)]
+    pub(crate) texts: Texts,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// The model.
+    pub(crate) model: PathBuf,
+    /// Named input tensors.
+    #[arg(long, value_name = "IN.npz")]
+    pub(crate) inputs: PathBuf,
+    /// Where to write the named outputs.
+    #[arg(long, value_name = "OUT.npz")]
+    pub(crate) outputs: PathBuf,
+    /// Compute and write only these outputs; all of them without it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Args)]
+pub(crate) struct BuildArgs {
+    /// The model: a checkpoint folder or an .onnx file.
+    pub(crate) model: PathBuf,
+    /// Where to write the engine; MODEL's name with .bertha without it.
+    #[arg(short, long, value_name = "FILE.bertha")]
+    pub(crate) output: Option<PathBuf>,
+    /// Leave the graph as it was imported.
+    #[arg(long)]
+    pub(crate) no_optimize: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// The model or engine.
+    pub(crate) model: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the graph in the text format.
+    #[arg(long)]
+    pub(crate) text: bool,
+    /// Check every byte of an engine file against its checksums.
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    /// The checkpoint folder.
+    pub(crate) folder: PathBuf,
+    /// Where to write the model.
+    #[arg(short, long, value_name = "MODEL.onnx")]
+    pub(crate) output: PathBuf,
+    /// The ONNX operator set.
+    #[arg(long, default_value_t = 17, value_name = "N")]
+    pub(crate) opset: i64,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// The model.
+    pub(crate) model: PathBuf,
+    /// Sequences in a batch.
+    #[arg(long, default_value_t = 1, value_name = "B")]
+    pub(crate) batch: usize,
+    /// Tokens in each sequence.
+    #[arg(long, default_value_t = 128, value_name = "S")]
+    pub(crate) seq: usize,
+    /// Lengths of the sequences instead, one a line; batches of B in order.
+    #[arg(long, value_name = "FILE", conflicts_with = "seq")]
+    pub(crate) lengths: Option<PathBuf>,
+    /// Runs before the clock starts.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) warmup: usize,
+    /// Timed runs at least.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) runs: usize,
+    /// Seconds to keep measuring at least.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub(crate) seconds: f64,
+    /// Also print the time of each operation.
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+#[derive(Args)]
+pub(crate) struct CompareArgs {
+    /// The model.
+    pub(crate) model: PathBuf,
+    /// What to compare with.
+    #[arg(long, value_enum)]
+    pub(crate) against: Against,
+    /// Named input tensors; random token ids without it.
+    #[arg(long, value_name = "IN.npz")]
+    pub(crate) inputs: Option<PathBuf>,
+    /// Compare every tensor in order and name the first that differs.
+    #[arg(long)]
+    pub(crate) layers: bool,
+    /// Sequences in a random batch.
+    #[arg(long, default_value_t = 2, value_name = "B")]
+    pub(crate) batch: usize,
+    /// Tokens of its longest sequence.
+    #[arg(long, default_value_t = 16, value_name = "S")]
+    pub(crate) seq: usize,
+    /// Largest relative error that counts as equal.
+    #[arg(long, default_value_t = 1e-4, value_name = "E")]
+    pub(crate) tolerance: f64,
+    /// ONNX Runtime's shared library (else `BERTHA_ONNXRUNTIME`, then the system's search path).
+    #[arg(long, value_name = "libonnxruntime.so")]
+    pub(crate) library: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+/// Whom to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// ONNX Runtime, from its shared library.
+    Onnxruntime,
+    /// The reference interpreter in f64.
+    Reference,
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

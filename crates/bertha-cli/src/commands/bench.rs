@@ -1,0 +1,217 @@
+//! `bertha bench`.
+
+use std::time::Instant;
+
+use bertha::Session;
+use bertha::bench::{Workload, random_workload};
+use serde::Serialize;
+
+use super::{Failure, open};
+use crate::args::BenchArgs;
+use crate::{output, progress};
+
+/// What `--json` prints. Times are milliseconds of one run of one batch, inputs given, outputs in the session.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    device: &'static str,
+    isa: &'static str,
+    threads: usize,
+    batches: usize,
+    sequences: usize,
+    tokens: usize,
+    runs: usize,
+    latency_ms: Latency,
+    sequences_per_second: f64,
+    tokens_per_second: f64,
+    gflop_per_batch: f64,
+    gflop_per_second: f64,
+    memory_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Vec<Operation>>,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    min: f64,
+    mean: f64,
+    median: f64,
+    p90: f64,
+    p95: f64,
+    p99: f64,
+}
+
+/// Time of one step, the median over the timed runs.
+#[derive(Serialize)]
+struct Operation {
+    node: String,
+    kernel: &'static str,
+    ms: f64,
+    share: f64,
+    gflop_per_second: f64,
+}
+
+pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
+    let engine = open(&args.model)?;
+    let mut session = engine.session(args.run.threads())?;
+    let batches = lengths(&args)?;
+    let workloads: Result<Vec<Workload>, _> = batches
+        .iter()
+        .enumerate()
+        .map(|(seed, lengths)| random_workload(&engine, lengths, seed as u64))
+        .collect();
+    let workloads = workloads?;
+    for _ in 0..args.warmup {
+        run_all(&mut session, &workloads)?;
+    }
+    let seconds = measure(&mut session, &workloads, &args)?;
+    let per_pass: f64 = seconds.iter().sum::<f64>() / (seconds.len() / workloads.len()) as f64;
+    let sequences: usize = batches.iter().map(Vec::len).sum();
+    let tokens: usize = batches.iter().flatten().sum();
+    let flops: f64 = workloads.iter().map(Workload::flops).sum();
+    let profile = args.profile.then(|| profile(&mut session, &workloads[0])).transpose()?;
+    let report = Report {
+        model: args.model.display().to_string(),
+        device: "cpu",
+        isa: engine.cpu().isa().tier().name(),
+        threads: session.threads(),
+        batches: batches.len(),
+        sequences,
+        tokens,
+        runs: seconds.len(),
+        latency_ms: latency(seconds),
+        sequences_per_second: sequences as f64 / per_pass,
+        tokens_per_second: tokens as f64 / per_pass,
+        gflop_per_batch: flops / 1e9 / batches.len() as f64,
+        gflop_per_second: flops / 1e9 / per_pass,
+        memory_bytes: session.memory_bytes(),
+        profile,
+    };
+    if args.json { output::json(&report) } else { print(&report) }
+}
+
+/// The lengths of the sequences of each batch.
+fn lengths(args: &BenchArgs) -> Result<Vec<Vec<usize>>, Failure> {
+    if args.batch == 0 || args.seq == 0 || args.runs == 0 {
+        return Err(Failure::Usage("--batch, --seq and --runs must be at least 1".into()));
+    }
+    let Some(path) = &args.lengths else { return Ok(vec![vec![args.seq; args.batch]]) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
+    let parse = |(line, text): (usize, &str)| match text.trim().parse::<usize>() {
+        Ok(length) if length > 0 => Ok(length),
+        _ => Err(Failure::Usage(format!("{}:{}: `{text}` is not a length", path.display(), line + 1))),
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lengths: Vec<usize> = lines.map(parse).collect::<Result<_, _>>()?;
+    if lengths.is_empty() {
+        return Err(Failure::Usage(format!("{} holds no length", path.display())));
+    }
+    Ok(lengths.chunks(args.batch).map(<[usize]>::to_vec).collect())
+}
+
+fn run_all(session: &mut Session, workloads: &[Workload]) -> Result<(), Failure> {
+    workloads.iter().try_for_each(|workload| workload.run(session)).map_err(Failure::from)
+}
+
+/// Seconds of each run, batch after batch, for whole passes over all batches.
+fn measure(session: &mut Session, workloads: &[Workload], args: &BenchArgs) -> Result<Vec<f64>, Failure> {
+    let bar = progress::bar(args.runs as u64, "measuring");
+    let mut seconds = Vec::new();
+    let start = Instant::now();
+    while bar.position() < args.runs as u64 || start.elapsed().as_secs_f64() < args.seconds {
+        for workload in workloads {
+            let start = Instant::now();
+            workload.run(session)?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(seconds)
+}
+
+fn latency(mut seconds: Vec<f64>) -> Latency {
+    seconds.sort_by(f64::total_cmp);
+    let count = seconds.len();
+    // The smallest value that at least this share of the runs did not exceed.
+    let percentile = |share: f64| {
+        let index = ((share * count as f64).ceil() as usize).clamp(1, count) - 1;
+        seconds[index] * 1e3
+    };
+    Latency {
+        min: percentile(0.0),
+        mean: seconds.iter().sum::<f64>() / count as f64 * 1e3,
+        median: percentile(0.5),
+        p90: percentile(0.9),
+        p95: percentile(0.95),
+        p99: percentile(0.99),
+    }
+}
+
+/// Passes over the first batch whose median makes the profile.
+const PROFILED_RUNS: usize = 20;
+
+fn profile(session: &mut Session, workload: &Workload) -> Result<Vec<Operation>, Failure> {
+    let mut runs = Vec::new();
+    for _ in 0..PROFILED_RUNS {
+        runs.push(workload.profile(session)?);
+    }
+    let median = |step: usize| {
+        let mut times: Vec<f64> = runs.iter().map(|steps| steps[step].seconds).collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let total: f64 = (0..runs[0].len()).map(median).sum();
+    let operation = |(index, step): (usize, &bertha::StepTime)| Operation {
+        node: step.node.clone(),
+        kernel: step.kernel,
+        ms: median(index) * 1e3,
+        share: median(index) / total,
+        gflop_per_second: workload.node_flops(&step.node) / 1e9 / median(index).max(1e-9),
+    };
+    Ok(runs[0].iter().enumerate().map(operation).collect())
+}
+
+fn print(report: &Report) -> Result<(), Failure> {
+    let l = &report.latency_ms;
+    output::line(format!(
+        "{} on {} ({}, {} threads): {} batches, {} sequences, {} tokens",
+        report.model,
+        report.device,
+        report.isa,
+        report.threads,
+        report.batches,
+        report.sequences,
+        report.tokens
+    ))?;
+    let mut table = output::table(&["latency ms", "min", "mean", "median", "p90", "p95", "p99"]);
+    let cells = [l.min, l.mean, l.median, l.p90, l.p95, l.p99].map(|ms| format!("{ms:.3}"));
+    table.add_row(std::iter::once(format!("{} runs", report.runs)).chain(cells));
+    output::line(table)?;
+    output::line(format!(
+        "{:.1} sequences/s   {:.0} tokens/s   {:.1} GFLOP/s   {:.1} MB of memory besides the weights",
+        report.sequences_per_second,
+        report.tokens_per_second,
+        report.gflop_per_second,
+        report.memory_bytes as f64 / 1e6
+    ))?;
+    let Some(profile) = &report.profile else { return Ok(()) };
+    let mut table = output::table(&["ms", "share", "GFLOP/s", "kernel", "node"]);
+    for operation in profile {
+        let rate = if operation.gflop_per_second > 0.0 {
+            format!("{:.1}", operation.gflop_per_second)
+        } else {
+            "-".into()
+        };
+        table.add_row([
+            format!("{:.3}", operation.ms),
+            format!("{:.1} %", operation.share * 100.0),
+            rate,
+            operation.kernel.to_owned(),
+            operation.node.clone(),
+        ]);
+    }
+    output::line("")?;
+    output::line(table)
+}

@@ -1,0 +1,26 @@
+//! `bertha export`.
+
+use std::path::Path;
+
+use bertha::import::{hf, onnx};
+
+use super::Failure;
+use crate::args::ExportArgs;
+use crate::output;
+use crate::progress::Spinner;
+
+pub(crate) fn run(args: ExportArgs) -> Result<(), Failure> {
+    let spinner = Spinner::new(format!("exporting {}", args.folder.display()));
+    write(&args.folder, &onnx::ExportOptions { opset: args.opset }, &args.output)?;
+    drop(spinner);
+    let megabytes = std::fs::metadata(&args.output).map_or(0.0, |file| file.len() as f64 / 1e6);
+    output::line(format!("{}: {megabytes:.1} MB, opset {}", args.output.display(), args.opset))
+}
+
+/// Writes the checkpoint in `folder` as the ONNX file `output`, with external data when it passes 2 GB.
+pub(super) fn write(folder: &Path, options: &onnx::ExportOptions, output: &Path) -> Result<(), Failure> {
+    let model = hf::import(folder, &hf::ImportOptions::default())?;
+    let proto = onnx::export(&model, options)?;
+    onnx::write_onnx(&proto, &onnx::ExternalFiles::none(output), output, onnx::ExternalData::WhenNeeded)?;
+    Ok(())
+}

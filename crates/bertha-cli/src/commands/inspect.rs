@@ -1,0 +1,179 @@
+//! `bertha inspect`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bertha::engine_file::EngineFile;
+use bertha::{Engine, ModelInfo};
+use serde::Serialize;
+
+use super::{Failure, open};
+use crate::args::InspectArgs;
+use crate::output;
+
+/// Everything that `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a ModelInfo,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    weights: usize,
+    weight_bytes: usize,
+    nodes: BTreeMap<&'static str, usize>,
+    cpu: Cpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileReport>,
+}
+
+#[derive(Serialize)]
+struct Port {
+    name: String,
+    dtype: &'static str,
+    shape: String,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    isa: &'static str,
+    packed_bytes: usize,
+    /// Sizes of the memory slots as functions of the batch; absent for models planned for each input shape.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct FileReport {
+    producer: String,
+    format_version: u32,
+    bytes: u64,
+    verified: bool,
+    sections: Vec<bertha::engine_file::SectionInfo>,
+    plans: Vec<bertha::engine_file::PlanHeader>,
+}
+
+pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
+    let file = open_file(&args.model, args.verify)?;
+    let engine = open(&args.model)?;
+    if args.text {
+        return output::line(engine.graph().to_text());
+    }
+    let report = report(&engine, file);
+    if args.json { output::json(&report) } else { print(&args.model, &report) }
+}
+
+/// The container, when the path is an engine file.
+fn open_file(path: &Path, verify: bool) -> Result<Option<FileReport>, Failure> {
+    if !bertha::is_engine_file(path) {
+        return match verify {
+            true => {
+                Err(Failure::Usage(format!("--verify checks engine files, and {} is none", path.display())))
+            }
+            false => Ok(None),
+        };
+    }
+    let file = EngineFile::open(path).map_err(bertha::Error::from)?;
+    if verify {
+        file.verify().map_err(bertha::Error::from)?;
+    }
+    Ok(Some(FileReport {
+        producer: file.metadata().producer.clone(),
+        format_version: file.format_version(),
+        bytes: file.file_length(),
+        verified: verify,
+        sections: file.sections().cloned().collect(),
+        plans: file.plans().cloned().collect(),
+    }))
+}
+
+fn report(engine: &Engine, file: Option<FileReport>) -> Report<'_> {
+    let graph = engine.graph();
+    let port = |name: &str, id| {
+        let ty = &graph.tensor(id).ty;
+        Port { name: name.to_owned(), dtype: ty.dtype.name(), shape: ty.shape.to_string() }
+    };
+    let mut nodes = BTreeMap::new();
+    for node in graph.nodes() {
+        *nodes.entry(node.op.mnemonic()).or_insert(0) += 1;
+    }
+    Report {
+        model: engine.info(),
+        inputs: graph.inputs().iter().map(|id| port(&graph.tensor(*id).name, *id)).collect(),
+        outputs: graph.outputs().iter().map(|(name, id)| port(name, *id)).collect(),
+        weights: graph.tensors().iter().filter(|tensor| tensor.constant().is_some()).count(),
+        weight_bytes: graph.constant_bytes(),
+        nodes,
+        cpu: Cpu {
+            isa: engine.cpu().isa().tier().name(),
+            packed_bytes: engine.cpu().packed().bytes(),
+            memory: engine.cpu().memory_plan(),
+            steps: engine.cpu().steps().map(|steps| steps.len()),
+        },
+        file,
+    }
+}
+
+fn print(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
+    let mega = |bytes: usize| format!("{:.1} MB", bytes as f64 / 1e6);
+    let info = report.model;
+    let mut table = output::table(&[]);
+    table.add_row(["model", &path.display().to_string()]);
+    table.add_row(["source", &info.source]);
+    table.add_row(["family", &info.family]);
+    table.add_row(["task", &format!("{:?}", info.task)]);
+    if let Some(max) = info.max_tokens {
+        table.add_row(["longest text", &format!("{max} tokens")]);
+    }
+    if let Some(pooling) = &info.pooling {
+        let normalized = if pooling.normalize { ", normalised" } else { "" };
+        table.add_row(["pooling", &format!("{:?}{normalized}", pooling.kind)]);
+    }
+    table.add_row(["weights", &format!("{} tensors, {}", report.weights, mega(report.weight_bytes))]);
+    let packed = mega(report.cpu.packed_bytes);
+    table.add_row(["CPU plan", &format!("{}, {packed} packed", report.cpu.isa)]);
+    output::line(table)?;
+    print_ports("inputs", &report.inputs)?;
+    print_ports("outputs", &report.outputs)?;
+    let nodes: Vec<String> = report.nodes.iter().map(|(op, count)| format!("{count} {op}")).collect();
+    output::line(format!("\nnodes: {}", nodes.join(", ")))?;
+    if let Some(slots) = &report.cpu.memory {
+        output::line(format!("\nmemory of a run, bytes in {} slots:", slots.len()))?;
+        slots.iter().try_for_each(|slot| output::line(format!("  {slot}")))?;
+    }
+    if let Some(file) = &report.file {
+        print_file(file)?;
+    }
+    Ok(())
+}
+
+fn print_ports(title: &str, ports: &[Port]) -> Result<(), Failure> {
+    output::line(format!("\n{title}:"))?;
+    let mut table = output::table(&[]);
+    for port in ports {
+        table.add_row([format!("  {}", port.name), format!("{}{}", port.dtype, port.shape)]);
+    }
+    output::line(table)
+}
+
+fn print_file(file: &FileReport) -> Result<(), Failure> {
+    let verified = if file.verified { ", every byte verified" } else { "" };
+    output::line(format!(
+        "\nengine file: {} bytes, format {}, by {}{verified}",
+        file.bytes, file.format_version, file.producer
+    ))?;
+    let mut table = output::table(&["  section", "offset", "bytes", "checksum"]);
+    for section in &file.sections {
+        table.add_row([
+            format!("  {}", section.name),
+            section.offset.to_string(),
+            section.length.to_string(),
+            format!("{:016x}", section.checksum),
+        ]);
+    }
+    output::line(table)?;
+    for plan in &file.plans {
+        output::line(format!("plan for {}: needs {}", plan.target, plan.requirements.join(", ")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! One file for each command.
+
+pub(crate) mod bench;
+pub(crate) mod build;
+pub(crate) mod classify;
+pub(crate) mod compare;
+pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod export;
+pub(crate) mod fill_mask;
+pub(crate) mod inspect;
+pub(crate) mod rerank;
+pub(crate) mod run;
+pub(crate) mod sparse;
+pub(crate) mod tag;
+
+mod onnxruntime;
+
+use std::path::Path;
+
+use bertha::import::ImportError;
+use bertha::{Engine, Options};
+use bertha_text::TextError;
+
+use crate::args::{RunOptions, Texts};
+use crate::progress::Spinner;
+
+/// Why a command failed. The exit code tells the kinds apart: 1 the work failed, 2 the call was wrong (as clap has
+/// it), 3 a comparison found a difference.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Model(#[from] bertha::Error),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Differs(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => 2,
+            Failure::Differs(_) => 3,
+            Failure::Model(_) | Failure::Text(_) | Failure::Import(_) | Failure::Other(_) => 1,
+        }
+    }
+}
+
+/// Opens a model, with a sign of life while it compiles, and prints what the user should know of it.
+pub(crate) fn open(path: &Path) -> Result<Engine, Failure> {
+    open_with(path, &Options::default())
+}
+
+pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Engine, Failure> {
+    let spinner = Spinner::new(format!("opening {}", path.display()));
+    let engine = Engine::open_with(path, options)?;
+    drop(spinner);
+    for notice in engine.notices() {
+        eprintln!("note: {notice}");
+    }
+    Ok(engine)
+}
+
+impl RunOptions {
+    /// The thread count, as sessions take it.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+}
+
+impl Texts {
+    /// The texts given, or the lines of the standard input for a single `-`.
+    pub(crate) fn read(self) -> Result<Vec<String>, Failure> {
+        read_texts(self.texts)
+    }
+}
+
+/// See [`Texts::read`].
+pub(crate) fn read_texts(texts: Vec<String>) -> Result<Vec<String>, Failure> {
+    if texts != ["-"] {
+        return Ok(texts);
+    }
+    let lines: Result<Vec<String>, _> = std::io::stdin().lines().collect();
+    lines.map_err(|error| Failure::Other(format!("cannot read the standard input: {error}")))
+}

@@ -1,0 +1,372 @@
+//! The hot kernels, called with tensors.
+//!
+//! Lowering chose these kernels by element type and shape; what is left to check here is what depends on data: ids,
+//! offsets, and shapes that only a run knows.
+
+use bertha_graph::{Activation, DType, PoolKind, RelativeBuckets};
+use smallvec::SmallVec;
+
+use super::packed::PackedWeight;
+use super::program::RightForm;
+use crate::generic::{TensorMut, TensorRef};
+use crate::kernels::attention::{
+    Attention, AttentionBias, AttentionShape, HeadLayout, HeadRows, Sequences, attention,
+};
+use crate::kernels::elementwise::{BinaryOp, Right, UnaryOp, binary, unary};
+use crate::kernels::gemm::{self, Epilogue, MatmulOperand, MatmulShape};
+use crate::kernels::norm::{self, LayerNorm};
+use crate::kernels::softmax;
+use crate::kernels::tokens::{self, Ids, Lookup, Pooling, pool_sequences};
+use crate::kernels::{Context, CuSeqlens, Rows, RowsMut};
+
+type Operands<'a> = [Option<TensorRef<'a>>];
+
+/// Number `index` of the operands, which the op requires.
+fn operand<'a>(operands: &Operands<'a>, index: usize) -> Result<TensorRef<'a>, String> {
+    optional(operands, index).ok_or_else(|| format!("operand {index} is missing"))
+}
+
+fn optional<'a>(operands: &Operands<'a>, index: usize) -> Option<TensorRef<'a>> {
+    operands.get(index).copied().flatten()
+}
+
+fn floats<'a>(tensor: &TensorRef<'a>) -> Result<&'a [f32], String> {
+    if tensor.dtype != DType::F32 {
+        return Err(format!("expected f32, found {}", tensor.dtype));
+    }
+    Ok(bytemuck::cast_slice(tensor.bytes))
+}
+
+/// All but the last dimension as rows.
+fn rows<'a>(tensor: &TensorRef<'a>) -> Result<Rows<'a>, String> {
+    let values = floats(tensor)?;
+    let cols = tensor.shape.last().copied().unwrap_or(1);
+    Ok(Rows::new(values, values.len().checked_div(cols).unwrap_or(0), cols))
+}
+
+fn rows_mut<'a>(tensor: &'a mut TensorMut<'_>) -> Result<RowsMut<'a>, String> {
+    if tensor.dtype != DType::F32 {
+        return Err(format!("its result is {}, not f32", tensor.dtype));
+    }
+    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let values: &mut [f32] = bytemuck::cast_slice_mut(tensor.bytes);
+    let rows = values.len().checked_div(cols).unwrap_or(0);
+    Ok(RowsMut::new(values, rows, cols))
+}
+
+fn same_shape(x: &TensorRef<'_>, y: &TensorMut<'_>) -> Result<(), String> {
+    if x.shape == y.shape { Ok(()) } else { Err(format!("shapes {:?} and {:?} differ", x.shape, y.shape)) }
+}
+
+/// Offsets of a ragged batch over `tokens` rows.
+fn offsets<'a>(tensor: &TensorRef<'a>, tokens: usize) -> Result<CuSeqlens<'a>, String> {
+    if tensor.dtype != DType::I32 {
+        return Err(format!("cu_seqlens must be i32, found {}", tensor.dtype));
+    }
+    // Read as unsigned: a negative offset becomes a huge one, which the checks refuse.
+    let cu = CuSeqlens::new(bytemuck::cast_slice(tensor.bytes)).map_err(|error| error.to_string())?;
+    if cu.tokens() != tokens {
+        return Err(format!("cu_seqlens ends with {}, but there are {tokens} tokens", cu.tokens()));
+    }
+    Ok(cu)
+}
+
+pub(super) fn embedding_sum(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let mut lookups: SmallVec<[Lookup<'_>; 4]> = SmallVec::new();
+    for pair in 0..operands.len() / 2 {
+        let (ids, table) = (operand(operands, 2 * pair)?, operand(operands, 2 * pair + 1)?);
+        let ids = Ids::I32(bytemuck::cast_slice(ids.bytes));
+        lookups.push(Lookup { table: rows(&table)?, ids });
+    }
+    tokens::embedding_sum(context, &lookups, None, rows_mut(y)?).map_err(|error| error.to_string())
+}
+
+pub(super) fn layer_norm(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    epsilon: f32,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let x = operand(operands, 0)?;
+    let (gamma, beta) = (operand(operands, 1)?, operand(operands, 2)?);
+    same_shape(&x, y)?;
+    let norm = LayerNorm { gamma: floats(&gamma)?, beta: floats(&beta)?, eps: epsilon };
+    let y = rows_mut(y)?;
+    if norm.gamma.len() != y.cols || norm.beta.len() != y.cols {
+        return Err(format!("gamma and beta must have {} values", y.cols));
+    }
+    norm::layer_norm(context, &norm, Some(rows(&x)?), None, y);
+    Ok(())
+}
+
+pub(super) fn linear(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    weight: &PackedWeight,
+    activation: Activation,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let x = rows(&operand(operands, 0)?)?;
+    let bias = optional(operands, 1).map(|bias| floats(&bias)).transpose()?;
+    let residual = optional(operands, 2).map(|residual| rows(&residual)).transpose()?;
+    let desc = *weight.desc();
+    let y = rows_mut(y)?;
+    let fits = x.cols == desc.k
+        && (y.rows, y.cols) == (x.rows, desc.n)
+        && bias.is_none_or(|bias| bias.len() == desc.n)
+        && residual.is_none_or(|residual| (residual.rows, residual.cols) == (y.rows, y.cols));
+    if !fits {
+        return Err(format!("{} x {} values do not fit a weight of {} x {}", x.rows, x.cols, desc.k, desc.n));
+    }
+    let epilogue = Epilogue { bias, activation: kernel_activation(activation)?, residual };
+    gemm::gemm(context, x, &weight.operand()?, y, &epilogue);
+    Ok(())
+}
+
+fn kernel_activation(activation: Activation) -> Result<gemm::Activation, String> {
+    Ok(match activation {
+        Activation::None => gemm::Activation::None,
+        Activation::Relu => gemm::Activation::Relu,
+        Activation::Tanh => gemm::Activation::Tanh,
+        Activation::GeluErf => gemm::Activation::GeluErf,
+        Activation::GeluTanh => gemm::Activation::GeluTanh,
+        Activation::Silu => return Err("there is no CPU epilogue for silu".into()),
+    })
+}
+
+/// The product of two run-time operands, broadcast over all but the last two dimensions.
+pub(super) fn matmul(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let (a, b) = (operand(operands, 0)?, operand(operands, 1)?);
+    let ([a_batch @ .., m, k], [b_batch @ .., b_k, n]) = (a.shape, b.shape) else {
+        return Err(format!("expected matrices, found {:?} and {:?}", a.shape, b.shape));
+    };
+    let batch_shape = y.shape.get(..y.shape.len().saturating_sub(2)).unwrap_or_default();
+    let batch: usize = batch_shape.iter().product();
+    let shape = MatmulShape { batch, m: *m, n: *n, k: *k };
+    if k != b_k || y.bytes.len() != batch * m * n * DType::F32.size() {
+        return Err(format!("shapes {:?} and {:?} do not multiply to {:?}", a.shape, b.shape, y.shape));
+    }
+    let a_offsets = matrix_offsets(a_batch, batch_shape, m * k)?;
+    let b_offsets = matrix_offsets(b_batch, batch_shape, k * n)?;
+    let a = MatmulOperand { data: floats(&a)?, offsets: &a_offsets, row_stride: *k, col_stride: 1 };
+    let b = MatmulOperand { data: floats(&b)?, offsets: &b_offsets, row_stride: *n, col_stride: 1 };
+    let c: &mut [f32] = bytemuck::cast_slice_mut(y.bytes);
+    gemm::matmul(context, shape, a, b, c, &Epilogue::default());
+    Ok(())
+}
+
+/// Where the matrix for each index of `to` starts in a tensor whose leading dimensions `from` broadcast to `to`; one
+/// entry when it is the same for all.
+fn matrix_offsets(from: &[usize], to: &[usize], matrix: usize) -> Result<SmallVec<[usize; 64]>, String> {
+    if from.iter().all(|dim| *dim == 1) {
+        return Ok(smallvec::smallvec![0]);
+    }
+    let mut offsets: SmallVec<[usize; 64]> = smallvec::smallvec![0];
+    let mut stride = matrix;
+    let padded = to.len() - from.len().min(to.len());
+    // From the innermost dimension out: every index repeats what is there, shifted by its stride or (broadcast) by 0.
+    let mut inner = 1;
+    for (axis, dim) in to.iter().enumerate().rev() {
+        let own = axis.checked_sub(padded).and_then(|axis| from.get(axis)).copied().unwrap_or(1);
+        if own != 1 && own != *dim {
+            return Err(format!("dimensions {from:?} do not broadcast to {to:?}"));
+        }
+        let step = if own == 1 { 0 } else { stride };
+        for index in 1..*dim {
+            for at in 0..inner {
+                offsets.push(offsets[at] + index * step);
+            }
+        }
+        inner *= dim;
+        stride *= own;
+    }
+    Ok(offsets)
+}
+
+pub(super) fn ragged_attention(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    shape: (usize, f32),
+    relative: Option<RelativeBuckets>,
+    bias_memory: &mut Vec<f32>,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let (heads, scale) = shape;
+    let operand_rows = |index: usize| rows(&operand(operands, index)?);
+    let (q, k, v) = (operand_rows(0)?, operand_rows(1)?, operand_rows(2)?);
+    let cu = offsets(&operand(operands, 3)?, q.rows)?;
+    let y = rows_mut(y)?;
+    let same = |rows: &Rows<'_>| rows.rows == q.rows && rows.cols == q.cols;
+    if !(same(&k)
+        && same(&v)
+        && y.rows == q.rows
+        && y.cols == q.cols
+        && heads > 0
+        && q.cols.is_multiple_of(heads))
+    {
+        return Err(format!("queries, keys and values must be [tokens, {heads} * head_dim]"));
+    }
+    let head_dim = q.cols / heads;
+    let longest = cu.longest().max(1);
+    let bias = match (relative, optional(operands, 4)) {
+        (Some(buckets), Some(table)) => {
+            expand_relative_bias(buckets, &rows(&table)?, heads, longest, bias_memory)?;
+            AttentionBias::Relative { table: bias_memory, max: longest }
+        }
+        _ => AttentionBias::None,
+    };
+    let layout = HeadLayout::ragged(head_dim, q.cols);
+    let args = Attention {
+        shape: AttentionShape { heads, kv_heads: heads, head_dim, v_head_dim: head_dim, scale },
+        seqs: Sequences::Ragged(cu),
+        q: HeadRows { data: q.data, layout },
+        k: HeadRows { data: k.data, layout },
+        v: HeadRows { data: v.data, layout },
+        bias,
+    };
+    attention(context, &args, layout, y.data);
+    Ok(())
+}
+
+/// Writes the bias of every head for every distance, `[heads, 2 * longest - 1]`, from the model's table
+/// `[buckets, heads]`. Entry `key - query + longest - 1` of a head is what a key adds as seen from a query.
+fn expand_relative_bias(
+    buckets: RelativeBuckets,
+    table: &Rows<'_>,
+    heads: usize,
+    longest: usize,
+    expanded: &mut Vec<f32>,
+) -> Result<(), String> {
+    if (table.rows, table.cols) != (buckets.buckets, heads) {
+        let (rows, cols) = (table.rows, table.cols);
+        return Err(format!("the bias table must be [{}, {heads}], found [{rows}, {cols}]", buckets.buckets));
+    }
+    let width = 2 * longest - 1;
+    expanded.clear();
+    expanded.resize(heads * width, 0.0);
+    for distance in 0..width {
+        // One of query and key is 0, the other the distance.
+        let (query, key) =
+            if distance < longest { (longest - 1 - distance, 0) } else { (0, distance + 1 - longest) };
+        let bucket = buckets.bucket(query, key);
+        for head in 0..heads {
+            expanded[head * width + distance] = table.data[bucket * heads + head];
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn function(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    function: UnaryOp,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let x = operand(operands, 0)?;
+    same_shape(&x, y)?;
+    unary(context, function, Some(rows(&x)?), rows_mut(y)?);
+    Ok(())
+}
+
+pub(super) fn arithmetic(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    op: BinaryOp,
+    right: RightForm,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let (a, b) = (operand(operands, 0)?, operand(operands, 1)?);
+    same_shape(&a, y)?;
+    let values = floats(&b)?;
+    let right = match right {
+        RightForm::Same => {
+            same_shape(&b, y)?;
+            Right::Matrix(rows(&b)?)
+        }
+        RightForm::Row if y.shape.last() == Some(&values.len()) => Right::Row(values),
+        RightForm::Scalar if values.len() == 1 => Right::Scalar(values[0]),
+        RightForm::Row | RightForm::Scalar => {
+            return Err(format!("{:?} does not broadcast to {:?}", b.shape, y.shape));
+        }
+    };
+    binary(context, op, Some(rows(&a)?), right, rows_mut(y)?);
+    Ok(())
+}
+
+pub(super) fn softmax(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let x = operand(operands, 0)?;
+    same_shape(&x, y)?;
+    softmax::softmax(context, Some(rows(&x)?), rows_mut(y)?);
+    Ok(())
+}
+
+pub(super) fn pool(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    kind: PoolKind,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let x = rows(&operand(operands, 0)?)?;
+    let cu = offsets(&operand(operands, 1)?, x.rows)?;
+    let mut y = rows_mut(y)?;
+    if (y.rows, y.cols) != (cu.sequences(), x.cols) {
+        return Err(format!("expected a result of [{}, {}]", cu.sequences(), x.cols));
+    }
+    let pooling = match kind {
+        PoolKind::Cls => Pooling::First,
+        PoolKind::Mean | PoolKind::MeanSqrtLen => Pooling::Mean,
+        PoolKind::Max => Pooling::Max,
+        PoolKind::LastToken => Pooling::Last,
+        PoolKind::WeightedMean => {
+            weighted_mean(&x, cu, &mut y);
+            return Ok(());
+        }
+    };
+    pool_sequences(context, pooling, x, cu, RowsMut { data: &mut *y.data, ..y });
+    if kind == PoolKind::MeanSqrtLen {
+        for sequence in 0..cu.sequences() {
+            // The sum over sqrt(length) is the mean times sqrt(length).
+            let factor = (cu.sequence(sequence).1 as f32).sqrt();
+            y.data[sequence * x.cols..(sequence + 1) * x.cols].iter_mut().for_each(|value| *value *= factor);
+        }
+    }
+    Ok(())
+}
+
+/// The mean of each sequence's rows, weighted by 1, 2, 3, ...; zeros for an empty one.
+fn weighted_mean(x: &Rows<'_>, cu: CuSeqlens<'_>, y: &mut RowsMut<'_>) {
+    for sequence in 0..cu.sequences() {
+        let (start, length) = cu.sequence(sequence);
+        let total = (length * (length + 1) / 2).max(1) as f64;
+        for column in 0..x.cols {
+            let weighted =
+                (0..length).map(|row| f64::from(x.data[(start + row) * x.cols + column]) * (row + 1) as f64);
+            y.data[sequence * x.cols + column] = (weighted.sum::<f64>() / total) as f32;
+        }
+    }
+}
+
+pub(super) fn l2_normalize(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    epsilon: f32,
+    y: &mut TensorMut<'_>,
+) -> Result<(), String> {
+    let x = operand(operands, 0)?;
+    same_shape(&x, y)?;
+    y.bytes.copy_from_slice(x.bytes);
+    norm::l2_normalize(context, epsilon, rows_mut(y)?);
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Errors of lowering and running.
+
+use bertha_graph::{DType, GraphError};
+
+/// Why a graph cannot be lowered to CPU steps.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LowerError {
+    /// A plugin without a CPU kernel.
+    #[error("node `{node}` needs the plugin `{plugin}`, which has no CPU kernel here; load it with --plugin")]
+    Plugin {
+        /// The node.
+        node: String,
+        /// The plugin's name.
+        plugin: String,
+    },
+    /// A linear whose weight is computed.
+    #[error(
+        "node `{node}`: the weight `{weight}` of a linear must be a constant f32 matrix; use matmul for computed ones"
+    )]
+    LinearWeight {
+        /// The node.
+        node: String,
+        /// The weight.
+        weight: String,
+    },
+    /// More outputs than a program keeps track of.
+    #[error("the graph has {count} outputs; at most 64 are supported")]
+    TooManyOutputs {
+        /// How many there are.
+        count: usize,
+    },
+    /// The graph is not sound for these inputs.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// Packed weights from an engine do not fit the graph.
+    #[error("packed weight `{weight}`: {why}; rebuild the engine with `bertha build`")]
+    Packed {
+        /// The weight's name.
+        weight: String,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RunError {
+    /// An input was not given.
+    #[error("input `{name}` is missing; the model takes {expected}")]
+    MissingInput {
+        /// The input.
+        name: String,
+        /// All inputs with their types.
+        expected: String,
+    },
+    /// A name that is no input.
+    #[error("`{name}` is not an input; the model takes {expected}")]
+    UnknownInput {
+        /// What was given.
+        name: String,
+        /// All inputs with their types.
+        expected: String,
+    },
+    /// A name that is no output.
+    #[error("`{name}` is not an output; the model gives {expected}")]
+    UnknownOutput {
+        /// What was asked for.
+        name: String,
+        /// All outputs.
+        expected: String,
+    },
+    /// Wrong element type.
+    #[error("input `{name}` is {actual}, but the model takes {expected}")]
+    InputDType {
+        /// The input.
+        name: String,
+        /// What the model takes.
+        expected: DType,
+        /// What was given.
+        actual: DType,
+    },
+    /// Wrong shape.
+    #[error("input `{name}` has the shape {actual:?}, but the model takes {expected}: {why}")]
+    InputShape {
+        /// The input.
+        name: String,
+        /// What the model takes.
+        expected: String,
+        /// What was given.
+        actual: Vec<usize>,
+        /// Which dimension does not fit.
+        why: String,
+    },
+    /// A value in an input that the model cannot take.
+    #[error("input `{name}`: {why}")]
+    InputValue {
+        /// The input.
+        name: String,
+        /// Which value, where, and what is allowed.
+        why: String,
+    },
+    /// A node refused its operands.
+    #[error("node `{node}`: {why}")]
+    Node {
+        /// The node.
+        node: String,
+        /// What it refused.
+        why: String,
+    },
+    /// The graph cannot be lowered for these inputs.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+}

@@ -1,0 +1,366 @@
+//! From a graph to a program: a kernel for every node, a place for every tensor.
+
+use std::collections::HashMap;
+
+use bertha_compile::memory;
+use bertha_graph::{DType, Dim, GeluKind, Graph, Node, NodeId, Op, Origin, Tensor, TensorId, WeightLayout};
+
+use super::LowerError;
+use super::dims::{CompiledDim, Symbols};
+use super::packed::{PackedStore, PackedWeight};
+use super::program::{
+    InputPlan, Kernel, OutputPlan, Place, Program, RightForm, Step, TensorIndex, TensorPlan,
+};
+use crate::kernels::elementwise::{BinaryOp, UnaryOp};
+
+/// Lowers `graph`, taking packed weights from `store` (which packs what it does not have yet).
+pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, LowerError> {
+    if graph.outputs().len() > 64 {
+        return Err(LowerError::TooManyOutputs { count: graph.outputs().len() });
+    }
+    let mut lowering = Lowering::new(graph, store);
+    for (id, node) in graph.node_ids().zip(graph.nodes()) {
+        lowering.lower_node(id, node)?;
+    }
+    Ok(lowering.finish())
+}
+
+/// A kernel, and which of the node's inputs remain run-time operands.
+type Choice = (Kernel, Vec<Option<TensorId>>);
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    store: &'a PackedStore,
+    program: Program,
+    index_of: HashMap<TensorId, TensorIndex>,
+    /// For tensors in slots: the buffer whose memory they use (several for aliases).
+    buffer_of: HashMap<TensorIndex, usize>,
+    buffers: Vec<memory::Buffer>,
+    needed_by: Vec<u64>,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(graph: &'a Graph, store: &'a PackedStore) -> Self {
+        let mut symbols = Symbols::default();
+        let inputs = graph.inputs().iter().map(|id| {
+            let tensor = graph.tensor(*id);
+            InputPlan {
+                name: tensor.name.clone(),
+                dtype: tensor.ty.dtype,
+                shape: tensor.ty.shape.clone(),
+                dims: tensor.ty.shape.dims().iter().map(|dim| CompiledDim::new(dim, &mut symbols)).collect(),
+            }
+        });
+        let inputs = inputs.collect();
+        Lowering {
+            graph,
+            store,
+            program: Program {
+                steps: Vec::new(),
+                tensors: Vec::new(),
+                inputs,
+                outputs: Vec::new(),
+                constants: Vec::new(),
+                slots: 0,
+                slot_sizes: Vec::new(),
+                symbols,
+            },
+            index_of: HashMap::new(),
+            buffer_of: HashMap::new(),
+            buffers: Vec::new(),
+            needed_by: needed_by(graph),
+        }
+    }
+
+    fn lower_node(&mut self, id: NodeId, node: &Node) -> Result<(), LowerError> {
+        if let (true, Some(Some(x)), Some(Some(y))) =
+            (is_alias(&node.op), node.inputs.first(), node.outputs.first())
+            && self.is_static(*y)
+        {
+            self.alias(*x, *y);
+            return Ok(());
+        }
+        let (kernel, operands) = self.choose(node)?;
+        let step = self.program.steps.len();
+        let inputs: Vec<_> = operands.iter().map(|input| input.map(|id| self.read(id, step))).collect();
+        let resolve = node.outputs.iter().flatten().any(|id| !self.is_static(*id)).then(|| node.op.clone());
+        let outputs = node.outputs.iter().map(|output| output.map(|id| self.write(id, step))).collect();
+        let needed_by = self.needed_by[id.index()];
+        self.program.steps.push(Step {
+            node: node.name.clone(),
+            kernel,
+            inputs,
+            outputs,
+            needed_by,
+            resolve,
+        });
+        Ok(())
+    }
+
+    /// The kernel for a node.
+    fn choose(&self, node: &Node) -> Result<Choice, LowerError> {
+        if let Some(choice) = self.choose_product(node)? {
+            return Ok(choice);
+        }
+        let all = node.inputs.clone();
+        let f32s =
+            node.inputs.iter().chain(&node.outputs).flatten().all(|id| self.graph.dtype(*id) == DType::F32);
+        let first = node.inputs.first().copied().flatten().map(|id| self.graph.tensor(id));
+        let kernel = match &node.op {
+            Op::EmbeddingSum if self.embedding_is_f32_i32(node) => Kernel::EmbeddingSum,
+            Op::LayerNorm { axis, epsilon } if f32s && is_last_axis(*axis, first) && is_plain_norm(node) => {
+                Kernel::LayerNorm { epsilon: *epsilon }
+            }
+            Op::MatMul if f32s && self.are_matrices(node) => Kernel::MatMul,
+            Op::RaggedAttention { heads, scale, relative } => {
+                Kernel::RaggedAttention { heads: *heads, scale: *scale, relative: *relative }
+            }
+            Op::Softmax { axis } if f32s && is_last_axis(*axis, first) => Kernel::Softmax,
+            Op::Pool(kind) => Kernel::Pool(*kind),
+            Op::L2Normalize { epsilon } if f32s => Kernel::L2Normalize { epsilon: *epsilon },
+            Op::If { then_branch, else_branch } => Kernel::If {
+                then_branch: Box::new(lower(then_branch, self.store)?),
+                else_branch: Box::new(lower(else_branch, self.store)?),
+            },
+            Op::Plugin(plugin) => {
+                return Err(LowerError::Plugin { node: node.name.clone(), plugin: plugin.name.clone() });
+            }
+            op => self.elementwise(node, f32s).unwrap_or_else(|| Kernel::Generic(op.clone())),
+        };
+        Ok((kernel, all))
+    }
+
+    /// The vector kernel for an elementwise op on f32, where there is one for its operands' shapes.
+    fn elementwise(&self, node: &Node, f32s: bool) -> Option<Kernel> {
+        if !f32s {
+            return None;
+        }
+        if let Some(function) = vector_function(&node.op) {
+            return Some(Kernel::Function(function));
+        }
+        let (Op::Binary(op), [Some(a), Some(b)]) = (&node.op, &node.inputs[..]) else { return None };
+        let op = match op {
+            bertha_graph::BinaryOp::Add => BinaryOp::Add,
+            bertha_graph::BinaryOp::Sub => BinaryOp::Sub,
+            bertha_graph::BinaryOp::Mul => BinaryOp::Mul,
+            bertha_graph::BinaryOp::Div => BinaryOp::Div,
+            _ => return None,
+        };
+        let dims = |id: TensorId| self.graph.tensor(id).ty.shape.dims();
+        let (a, b) = (dims(*a), dims(*b));
+        // A left operand of higher rank: the result has its shape, so nothing is left to check at run time.
+        let ones = |dims: &[Dim]| dims.iter().all(|dim| dim.as_const() == Some(1));
+        let right = if a == b {
+            RightForm::Same
+        } else if ones(b) && b.len() <= a.len() {
+            RightForm::Scalar
+        } else if b.len() <= a.len() && !b.is_empty() && b.last() == a.last() && ones(&b[..b.len() - 1]) {
+            RightForm::Row
+        } else {
+            return None;
+        };
+        Some(Kernel::Arithmetic { op, right })
+    }
+
+    /// Products with a constant f32 matrix run on packed weights.
+    fn choose_product(&self, node: &Node) -> Result<Option<Choice>, LowerError> {
+        use bertha_graph::Activation::None as Identity;
+        let operand = |index: usize| node.inputs.get(index).copied().flatten();
+        let (Some(x), Some(weight)) = (operand(0), operand(1)) else { return Ok(None) };
+        let (layout, activation, bias, residual) = match &node.op {
+            Op::Linear { layout, activation } => (*layout, *activation, operand(2), operand(3)),
+            Op::MatMul if self.graph.tensor(x).ty.shape.rank() >= 2 => {
+                (WeightLayout::InOut, Identity, None, None)
+            }
+            Op::Gemm { alpha: 1.0, beta: 1.0, trans_a: false, trans_b } if self.bias_is_a_row(operand(2)) => {
+                let layout = if *trans_b { WeightLayout::OutIn } else { WeightLayout::InOut };
+                (layout, Identity, operand(2), None)
+            }
+            _ => return Ok(None),
+        };
+        let Some(packed) = self.packed(weight, layout)? else {
+            let runs_generic = !matches!(node.op, Op::Linear { .. });
+            return if runs_generic {
+                Ok(None)
+            } else {
+                let weight = self.graph.tensor(weight).name.clone();
+                Err(LowerError::LinearWeight { node: node.name.clone(), weight })
+            };
+        };
+        if self.graph.dtype(x) != DType::F32 {
+            return Ok(None);
+        }
+        Ok(Some((Kernel::Linear { weight: packed, activation }, vec![Some(x), bias, residual])))
+    }
+
+    /// The packed form of a constant f32 matrix; `None` for anything else.
+    fn packed(&self, weight: TensorId, layout: WeightLayout) -> Result<Option<PackedWeight>, LowerError> {
+        let tensor = self.graph.tensor(weight);
+        match tensor.constant() {
+            Some(data) if data.dtype() == DType::F32 && data.shape().len() == 2 && !data.is_empty() => {
+                self.store.get_or_pack(&tensor.name, data, layout).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn bias_is_a_row(&self, bias: Option<TensorId>) -> bool {
+        bias.is_none_or(|id| {
+            let ty = &self.graph.tensor(id).ty;
+            ty.dtype == DType::F32
+                && ty.shape.rank() == 1
+                && ty.shape.dims()[0].as_const().is_some_and(|n| n > 1)
+        })
+    }
+
+    fn are_matrices(&self, node: &Node) -> bool {
+        node.inputs.iter().flatten().all(|id| self.graph.tensor(*id).ty.shape.rank() >= 2)
+    }
+
+    fn embedding_is_f32_i32(&self, node: &Node) -> bool {
+        node.inputs.chunks(2).all(|pair| match pair {
+            [Some(ids), Some(table)] => {
+                self.graph.dtype(*ids) == DType::I32 && self.graph.dtype(*table) == DType::F32
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether the shape is known once the inputs' shapes are.
+    fn is_static(&self, id: TensorId) -> bool {
+        self.graph
+            .tensor(id)
+            .ty
+            .shape
+            .dims()
+            .iter()
+            .all(|dim| dim.symbols().iter().all(|name| !name.starts_with('?')))
+    }
+
+    /// `y` is another view of the bytes of `x`.
+    fn alias(&mut self, x: TensorId, y: TensorId) {
+        let source = self.tensor_index(x);
+        let place = self.program.tensors[source].place;
+        let index = self.add_tensor(y, place);
+        if let Some(buffer) = self.buffer_of.get(&source) {
+            self.buffer_of.insert(index, *buffer);
+        }
+    }
+
+    fn read(&mut self, id: TensorId, step: usize) -> TensorIndex {
+        let index = self.tensor_index(id);
+        if let Some(buffer) = self.buffer_of.get(&index) {
+            self.buffers[*buffer].last = self.buffers[*buffer].last.max(step);
+        }
+        index
+    }
+
+    fn write(&mut self, id: TensorId, step: usize) -> TensorIndex {
+        let ty = &self.graph.tensor(id).ty;
+        let size = &ty.shape.elements() * &Dim::from(ty.dtype.size());
+        // The place holds the buffer's number until the slots are assigned.
+        let index = self.add_tensor(id, Place::Slot(self.buffers.len()));
+        self.buffer_of.insert(index, self.buffers.len());
+        self.buffers.push(memory::Buffer { size, first: step, last: step });
+        index
+    }
+
+    /// The index of an input, a constant, or a tensor that has been written before.
+    fn tensor_index(&mut self, id: TensorId) -> TensorIndex {
+        if let Some(index) = self.index_of.get(&id) {
+            return *index;
+        }
+        let place = match &self.graph.tensor(id).origin {
+            Origin::Constant(data) => {
+                self.program.constants.push(data.clone());
+                Place::Constant(self.program.constants.len() - 1)
+            }
+            // Nodes come in an order in which they can run, so only inputs are left.
+            Origin::Input | Origin::Node { .. } => {
+                Place::Input(self.graph.inputs().iter().position(|input| *input == id).unwrap_or(0))
+            }
+        };
+        self.add_tensor(id, place)
+    }
+
+    fn add_tensor(&mut self, id: TensorId, place: Place) -> TensorIndex {
+        let Tensor { name, ty, .. } = self.graph.tensor(id);
+        let symbols = &mut self.program.symbols;
+        let dims = ty.shape.dims().iter().map(|dim| CompiledDim::new(dim, symbols)).collect();
+        self.program.tensors.push(TensorPlan { name: name.clone(), dtype: ty.dtype, dims, place });
+        let index = self.program.tensors.len() - 1;
+        self.index_of.insert(id, index);
+        index
+    }
+
+    fn finish(mut self) -> Program {
+        let end = self.program.steps.len();
+        for (name, id) in self.graph.outputs() {
+            let tensor = self.read(*id, end);
+            self.program.outputs.push(OutputPlan { name: name.clone(), tensor });
+        }
+        let plan = memory::plan(&self.buffers);
+        for tensor in &mut self.program.tensors {
+            if let Place::Slot(buffer) = tensor.place {
+                tensor.place = Place::Slot(plan.slot_of[buffer]);
+            }
+        }
+        self.program.slots = plan.slots.len();
+        self.program.slot_sizes = plan.slots;
+        self.program
+    }
+}
+
+fn vector_function(op: &Op) -> Option<UnaryOp> {
+    use bertha_graph::UnaryOp as Of;
+    Some(match op {
+        Op::Gelu(GeluKind::Erf) => UnaryOp::GeluErf,
+        Op::Gelu(GeluKind::Tanh) => UnaryOp::GeluTanh,
+        Op::Unary(Of::Abs) => UnaryOp::Abs,
+        Op::Unary(Of::Neg) => UnaryOp::Neg,
+        Op::Unary(Of::Reciprocal) => UnaryOp::Reciprocal,
+        Op::Unary(Of::Sqrt) => UnaryOp::Sqrt,
+        Op::Unary(Of::Exp) => UnaryOp::Exp,
+        Op::Unary(Of::Log) => UnaryOp::Log,
+        Op::Unary(Of::Erf) => UnaryOp::Erf,
+        Op::Unary(Of::Tanh) => UnaryOp::Tanh,
+        Op::Unary(Of::Sigmoid) => UnaryOp::Sigmoid,
+        Op::Unary(Of::Relu) => UnaryOp::Relu,
+        _ => return None,
+    })
+}
+
+/// Ops whose result is the same bytes under another shape.
+fn is_alias(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Reshape { .. } | Op::Squeeze | Op::Unsqueeze | Op::Unary(bertha_graph::UnaryOp::Identity)
+    )
+}
+
+/// With beta, and without the statistics as results.
+fn is_plain_norm(node: &Node) -> bool {
+    node.outputs.len() == 1 && matches!(node.inputs.as_slice(), [Some(_), Some(_), Some(_)])
+}
+
+fn is_last_axis(axis: i64, tensor: Option<&Tensor>) -> bool {
+    let rank = tensor.map_or(0, |tensor| tensor.ty.shape.rank()) as i64;
+    rank > 0 && (axis == -1 || axis == rank - 1)
+}
+
+/// For each node, the set of outputs that depend on it, as bits.
+fn needed_by(graph: &Graph) -> Vec<u64> {
+    let mut of_tensor = vec![0u64; graph.tensors().len()];
+    for (index, (_, tensor)) in graph.outputs().iter().enumerate() {
+        of_tensor[tensor.index()] |= 1 << index;
+    }
+    let mut of_node = vec![0u64; graph.nodes().len()];
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        let bits = node.outputs.iter().flatten().fold(0, |bits, output| bits | of_tensor[output.index()]);
+        of_node[index] = bits;
+        for input in node.inputs.iter().flatten() {
+            of_tensor[input.index()] |= bits;
+        }
+    }
+    of_node
+}

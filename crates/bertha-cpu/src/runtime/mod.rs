@@ -1,0 +1,18 @@
+//! The CPU runtime: graphs become programs, sessions run them.
+
+mod buffer;
+mod dims;
+mod encoder;
+mod error;
+mod execute;
+mod lower;
+mod model;
+mod packed;
+mod program;
+mod session;
+mod workspace;
+
+pub use error::{LowerError, RunError};
+pub use model::CpuModel;
+pub use packed::{PackedEntry, PackedStore, PackedWeight};
+pub use session::{CpuSession, OutputRef, StepTime};

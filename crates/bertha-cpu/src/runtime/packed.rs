@@ -1,0 +1,151 @@
+//! Weights in the layout that the kernels read, by name.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use bertha_graph::{DType, TensorData, WeightLayout};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::error::LowerError;
+use crate::isa::Isa;
+use crate::kernels::gemm::{PackedB, PackedDesc, Strided, pack_b};
+
+/// One packed weight: what it is and its values. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PackedWeight {
+    desc: PackedDesc,
+    /// `F32 [desc.packed_len()]`.
+    values: TensorData,
+}
+
+impl PackedWeight {
+    fn new(desc: PackedDesc, values: TensorData) -> Result<Self, String> {
+        let floats = values.as_slice::<f32>().map_err(|error| error.to_string())?;
+        PackedB::new(desc, floats).map_err(|error| error.to_string())?;
+        Ok(PackedWeight { desc, values })
+    }
+
+    /// Shape and kernel.
+    pub fn desc(&self) -> &PackedDesc {
+        &self.desc
+    }
+
+    /// The operand, as the kernel takes it.
+    pub(crate) fn operand(&self) -> Result<PackedB<'_>, String> {
+        let floats = self.values.as_slice::<f32>().map_err(|error| error.to_string())?;
+        PackedB::new(self.desc, floats).map_err(|error| error.to_string())
+    }
+}
+
+/// A packed weight within a blob, as a CPU plan lists it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PackedEntry {
+    /// The weight's name in the graph.
+    pub weight: String,
+    /// How it lies in the graph.
+    pub layout: WeightLayout,
+    /// Shape and kernel.
+    pub desc: PackedDesc,
+    /// Where its values start in the blob, in bytes.
+    pub offset: u64,
+    /// How many bytes they take.
+    pub length: u64,
+}
+
+/// The packed weights of one model. Weights that are not there yet are packed when a program first needs them.
+#[derive(Debug)]
+pub struct PackedStore {
+    isa: Isa,
+    packed: Mutex<BTreeMap<(String, bool), PackedWeight>>,
+}
+
+impl PackedStore {
+    /// An empty store for kernels of `isa`.
+    pub fn new(isa: Isa) -> Self {
+        PackedStore { isa, packed: Mutex::default() }
+    }
+
+    /// The store that a plan describes, over the blob it was written with. No copy is made.
+    ///
+    /// # Errors
+    /// When an entry lies outside of the blob, or is packed for other kernels than those of `isa`.
+    pub fn from_entries(isa: Isa, entries: Vec<PackedEntry>, blob: &Bytes) -> Result<Self, LowerError> {
+        let mut packed = BTreeMap::new();
+        for entry in entries {
+            let wrong = |why: String| LowerError::Packed { weight: entry.weight.clone(), why };
+            if entry.desc.tier != isa.tier() {
+                return Err(wrong(format!("it is packed for {}, not {}", entry.desc.tier, isa.tier())));
+            }
+            let range = range_within(entry.offset, entry.length, blob.len())
+                .ok_or_else(|| wrong("it lies outside of the packed section".into()))?;
+            let bytes = blob.slice(range);
+            let floats = bytes.len() / DType::F32.size();
+            let values = TensorData::from_bytes(DType::F32, vec![floats], bytes)
+                .map_err(|error| wrong(error.to_string()))?;
+            let weight = PackedWeight::new(entry.desc, values).map_err(wrong)?;
+            packed.insert(key(&entry.weight, entry.layout), weight);
+        }
+        Ok(PackedStore { isa, packed: Mutex::new(packed) })
+    }
+
+    /// Every packed weight with its values, in order of name; offsets and lengths are left for the writer to set.
+    pub fn entries(&self) -> Vec<(PackedEntry, Bytes)> {
+        let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = |((weight, out_in), packed): (&(String, bool), &PackedWeight)| {
+            let layout = if *out_in { WeightLayout::OutIn } else { WeightLayout::InOut };
+            let entry =
+                PackedEntry { weight: weight.clone(), layout, desc: packed.desc, offset: 0, length: 0 };
+            (entry, packed.values.bytes().clone())
+        };
+        packed.iter().map(entry).collect()
+    }
+
+    /// Bytes of all packed weights.
+    pub fn bytes(&self) -> usize {
+        let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.values().map(|weight| weight.values.bytes().len()).sum()
+    }
+
+    /// The packed form of the constant matrix `data`, called `name`.
+    pub(crate) fn get_or_pack(
+        &self,
+        name: &str,
+        data: &TensorData,
+        layout: WeightLayout,
+    ) -> Result<PackedWeight, LowerError> {
+        let wrong = |why: String| LowerError::Packed { weight: name.to_owned(), why };
+        let (k, n) = match (layout, data.shape()) {
+            (WeightLayout::InOut, [k, n]) | (WeightLayout::OutIn, [n, k]) => (*k, *n),
+            (_, shape) => return Err(wrong(format!("expected a matrix, found {shape:?}"))),
+        };
+        let desc = PackedDesc::new(self.isa.tier(), k, n);
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = packed.get(&key(name, layout)) {
+            if *found.desc() != desc {
+                return Err(wrong(format!("packed as {:?}, but the weight is {desc:?}", found.desc())));
+            }
+            return Ok(found.clone());
+        }
+        let floats = data.as_slice::<f32>().map_err(|error| wrong(error.to_string()))?;
+        let matrix = match layout {
+            WeightLayout::InOut => Strided::row_major(floats, k, n),
+            WeightLayout::OutIn => Strided::transposed(floats, k, n),
+        };
+        let mut values = vec![0f32; desc.packed_len().map_err(|error| wrong(error.to_string()))?];
+        pack_b(&desc, matrix, &mut values);
+        let weight = PackedWeight::new(desc, TensorData::vector(values)).map_err(wrong)?;
+        packed.insert(key(name, layout), weight.clone());
+        Ok(weight)
+    }
+}
+
+fn key(name: &str, layout: WeightLayout) -> (String, bool) {
+    (name.to_owned(), layout == WeightLayout::OutIn)
+}
+
+fn range_within(offset: u64, length: u64, total: usize) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    (end <= total).then_some(start..end)
+}

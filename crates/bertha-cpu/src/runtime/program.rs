@@ -1,0 +1,134 @@
+//! A lowered graph: typed steps over tensors that have places.
+
+use bertha_graph::{Activation, DType, Op, PoolKind, RelativeBuckets, Shape, TensorData};
+
+use super::dims::{CompiledDim, Symbols};
+use super::packed::PackedWeight;
+use crate::kernels::elementwise::{BinaryOp, UnaryOp};
+
+/// Index of a tensor within its program.
+pub(crate) type TensorIndex = usize;
+
+/// Steps in order, and everything that they read and write. Immutable; shared by all sessions.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) tensors: Vec<TensorPlan>,
+    pub(crate) inputs: Vec<InputPlan>,
+    pub(crate) outputs: Vec<OutputPlan>,
+    pub(crate) constants: Vec<TensorData>,
+    pub(crate) slots: usize,
+    /// Sizes that each slot must have room for, for people.
+    pub(crate) slot_sizes: Vec<Vec<bertha_graph::Dim>>,
+    pub(crate) symbols: Symbols,
+}
+
+/// Type and place of a tensor.
+#[derive(Debug)]
+pub(crate) struct TensorPlan {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) dims: Vec<CompiledDim>,
+    pub(crate) place: Place,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The caller's input with this number.
+    Input(usize),
+    /// [`Program::constants`].
+    Constant(usize),
+    /// A slot of the session's memory.
+    Slot(usize),
+}
+
+/// What the caller must give.
+#[derive(Debug)]
+pub(crate) struct InputPlan {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Shape,
+    pub(crate) dims: Vec<CompiledDim>,
+}
+
+/// What the caller can ask for.
+#[derive(Debug)]
+pub(crate) struct OutputPlan {
+    pub(crate) name: String,
+    pub(crate) tensor: TensorIndex,
+}
+
+/// One kernel call.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// The graph node that it computes, for messages and profiles.
+    pub(crate) node: String,
+    pub(crate) kernel: Kernel,
+    pub(crate) inputs: Vec<Option<TensorIndex>>,
+    pub(crate) outputs: Vec<Option<TensorIndex>>,
+    /// Bit `i` is set when output number `i` of the program needs this step.
+    pub(crate) needed_by: u64,
+    /// Set when the results' shapes follow from data: the op, whose shape rule is asked during the run.
+    pub(crate) resolve: Option<Op>,
+}
+
+/// What a step runs. `F32` kernels are the hot ones; everything else is `Generic`.
+#[derive(Debug)]
+pub(crate) enum Kernel {
+    /// `ids, table, (ids, table).. -> y`.
+    EmbeddingSum,
+    /// `x, gamma, beta? -> y`.
+    LayerNorm { epsilon: f32 },
+    /// `x, bias?, residual? -> y` with a packed weight.
+    Linear { weight: PackedWeight, activation: Activation },
+    /// `a, b -> y`, both computed at run time.
+    MatMul,
+    /// `q, k, v, cu_seqlens, relative_bias? -> y`.
+    RaggedAttention { heads: usize, scale: f32, relative: Option<RelativeBuckets> },
+    /// `x -> y`, a function of each element.
+    Function(UnaryOp),
+    /// `a, b -> y`, with a right operand of a simple form.
+    Arithmetic { op: BinaryOp, right: RightForm },
+    /// `x -> y` over the last dimension.
+    Softmax,
+    /// `x, cu_seqlens -> y`.
+    Pool(PoolKind),
+    /// `x -> y`.
+    L2Normalize { epsilon: f32 },
+    /// Any primitive, on any element type.
+    Generic(Op),
+    /// `condition, captured.. -> y..`: one of two programs.
+    If { then_branch: Box<Program>, else_branch: Box<Program> },
+}
+
+/// How the right operand of arithmetic broadcasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RightForm {
+    /// It has the left operand's shape.
+    Same,
+    /// One row for all.
+    Row,
+    /// One number for all.
+    Scalar,
+}
+
+impl Kernel {
+    /// The name under which profiles and listings show it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Kernel::EmbeddingSum => "embedding_sum",
+            Kernel::LayerNorm { .. } => "layer_norm",
+            Kernel::Linear { .. } => "linear",
+            Kernel::MatMul => "matmul",
+            Kernel::RaggedAttention { .. } => "ragged_attention",
+            Kernel::Function(_) => "function",
+            Kernel::Arithmetic { .. } => "arithmetic",
+            Kernel::Softmax => "softmax",
+            Kernel::Pool(_) => "pool",
+            Kernel::L2Normalize { .. } => "l2_normalize",
+            Kernel::Generic(op) => op.mnemonic(),
+            Kernel::If { .. } => "if",
+        }
+    }
+}

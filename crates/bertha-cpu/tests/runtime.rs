@@ -1,0 +1,335 @@
+//! Whole graphs on the CPU runtime against the reference interpreter.
+
+use std::sync::Arc;
+
+use bertha_cpu::isa::Isa;
+use bertha_cpu::{CpuModel, LowerError, PackedStore, RunError, TensorRef};
+use bertha_graph::interp::{Interpreter, Precision};
+use bertha_graph::{
+    Activation, BinaryOp, DType, GeluKind, Graph, Op, PoolKind, RelativeBuckets, TensorData, TensorId,
+    TensorType, WeightLayout, shape,
+};
+
+/// SplitMix64, so that every run tests the same numbers.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn tensor(&mut self, shape: &[usize]) -> TensorData {
+        let count = shape.iter().product();
+        let value = |random: &mut Random| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        TensorData::from_vec(shape.to_vec(), (0..count).map(|_| value(self)).collect()).unwrap()
+    }
+}
+
+const VOCABULARY: usize = 23;
+const HIDDEN: usize = 24;
+const HEADS: usize = 3;
+
+struct Net {
+    graph: Graph,
+    random: Random,
+}
+
+impl Net {
+    fn weight(&mut self, name: &str, shape: &[usize]) -> Option<TensorId> {
+        let data = self.random.tensor(shape);
+        Some(self.graph.add_constant(name, data).unwrap())
+    }
+
+    fn node(&mut self, name: &str, op: Op, inputs: &[Option<TensorId>]) -> Option<TensorId> {
+        let id = self.graph.add_node(name, op, inputs, &[&format!("{name}.out")]).unwrap();
+        self.graph.node(id).outputs[0]
+    }
+
+    fn linear(
+        &mut self,
+        name: &str,
+        x: Option<TensorId>,
+        (k, n): (usize, usize),
+        extra: (Activation, Option<TensorId>),
+    ) -> Option<TensorId> {
+        let weight = self.weight(&format!("{name}.weight"), &[n, k]);
+        let bias = self.weight(&format!("{name}.bias"), &[n]);
+        let op = Op::Linear { layout: WeightLayout::OutIn, activation: extra.0 };
+        self.node(name, op, &[x, weight, bias, extra.1])
+    }
+}
+
+/// A two-layer encoder with every hot op in it, ragged.
+fn encoder(seed: u64) -> Graph {
+    let mut net = Net { graph: Graph::new("encoder"), random: Random(seed) };
+    let mut input =
+        |name: &str, shape| Some(net.graph.add_input(name, TensorType::new(DType::I32, shape)).unwrap());
+    let ids = input("input_ids", shape!["tokens"]);
+    let positions = input("position_ids", shape!["tokens"]);
+    let cu = Some(
+        net.graph
+            .add_input(
+                "cu_seqlens",
+                TensorType::new(DType::I32, bertha_graph::Shape(vec!["batch + 1".parse().unwrap()])),
+            )
+            .unwrap(),
+    );
+    let words = net.weight("words", &[VOCABULARY, HIDDEN]);
+    let places = net.weight("places", &[512, HIDDEN]);
+    let table = net.weight("relative", &[8, HEADS]);
+    let mut x = net.node("embed", Op::EmbeddingSum, &[ids, words, positions, places]);
+    for layer in 0..2 {
+        let name = |part: &str| format!("{layer}.{part}");
+        let plain = (Activation::None, None);
+        let q = net.linear(&name("q"), x, (HIDDEN, HIDDEN), plain);
+        let k = net.linear(&name("k"), x, (HIDDEN, HIDDEN), plain);
+        let v = net.linear(&name("v"), x, (HIDDEN, HIDDEN), plain);
+        let relative = (layer == 1).then_some(RelativeBuckets { buckets: 8, max_distance: 16 });
+        let op = Op::RaggedAttention { heads: HEADS, scale: 0.35, relative };
+        let bias = if layer == 1 { table } else { None };
+        let mixed = net.node(&name("attention"), op, &[q, k, v, cu, bias]);
+        let sum = net.linear(&name("out"), mixed, (HIDDEN, HIDDEN), (Activation::None, x));
+        let (gamma, beta) = (net.weight(&name("gamma"), &[HIDDEN]), net.weight(&name("beta"), &[HIDDEN]));
+        let normed = net.node(&name("norm"), Op::LayerNorm { axis: -1, epsilon: 1e-12 }, &[sum, gamma, beta]);
+        let wide = net.linear(&name("up"), normed, (HIDDEN, 40), plain);
+        let wide = net.node(
+            &name("gelu"),
+            Op::Gelu(if layer == 0 { GeluKind::Erf } else { GeluKind::Tanh }),
+            &[wide],
+        );
+        let down = net.linear(&name("down"), wide, (40, HIDDEN), plain);
+        x = net.node(&name("residual"), Op::Binary(BinaryOp::Add), &[down, normed]);
+    }
+    let mut outputs = vec![("last_hidden_state".to_owned(), x.unwrap())];
+    let kinds = [
+        PoolKind::Cls,
+        PoolKind::Mean,
+        PoolKind::Max,
+        PoolKind::MeanSqrtLen,
+        PoolKind::WeightedMean,
+        PoolKind::LastToken,
+    ];
+    for kind in kinds {
+        let pooled = net.node(&format!("{kind:?}"), Op::Pool(kind), &[x, cu]);
+        let unit = net.node(&format!("{kind:?}.unit"), Op::L2Normalize { epsilon: 1e-12 }, &[pooled]);
+        outputs.push((format!("{kind:?}"), unit.unwrap()));
+    }
+    net.graph.set_outputs(outputs).unwrap();
+    net.graph
+}
+
+/// A ragged batch of random sequences of these lengths.
+fn batch(lengths: &[usize], seed: u64) -> Vec<(&'static str, TensorData)> {
+    let mut random = Random(seed);
+    let tokens: usize = lengths.iter().sum();
+    let ids = (0..tokens).map(|_| random.below(VOCABULARY) as i32).collect();
+    let positions = lengths.iter().flat_map(|length| 0..*length as i32).collect();
+    let mut cu = vec![0i32];
+    cu.extend(lengths.iter().scan(0, |sum, length| {
+        *sum += *length as i32;
+        Some(*sum)
+    }));
+    let vector = |values: Vec<i32>| TensorData::vector(values);
+    vec![("input_ids", vector(ids)), ("position_ids", vector(positions)), ("cu_seqlens", vector(cu))]
+}
+
+fn run(
+    model: &Arc<CpuModel>,
+    threads: usize,
+    inputs: &[(&str, TensorData)],
+    wanted: &[&str],
+) -> Vec<(String, TensorData)> {
+    let views: Vec<_> = inputs.iter().map(|(name, data)| (*name, view(data))).collect();
+    let mut outputs = Vec::new();
+    let mut session = model.session(threads).unwrap();
+    session
+        .run(&views, wanted, |output| {
+            outputs.push((output.name.to_owned(), output.to_data()?));
+            Ok(())
+        })
+        .unwrap();
+    outputs
+}
+
+fn view(data: &TensorData) -> TensorRef<'_> {
+    TensorRef { dtype: data.dtype(), shape: data.shape(), bytes: data.bytes() }
+}
+
+fn assert_close(name: &str, ours: &TensorData, theirs: &[f64]) {
+    let ours = ours.to_f64();
+    assert_eq!(ours.len(), theirs.len(), "{name}");
+    let error: f64 = ours.iter().zip(theirs).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let norm: f64 = theirs.iter().map(|b| b * b).sum::<f64>().sqrt();
+    assert!(error <= 1e-5 * norm, "{name}: relative error {}", error / norm);
+}
+
+const LENGTHS: [&[usize]; 6] = [&[1], &[2, 1, 5], &[7], &[16, 3, 40], &[1, 1, 1], &[100, 64]];
+
+#[test]
+fn every_tier_and_thread_count_gives_the_reference_answer() {
+    let graph = encoder(1);
+    let (optimized, _) = bertha_compile::optimize(&graph).unwrap();
+    for isa in Isa::available() {
+        for graph in [&graph, &optimized] {
+            let model = Arc::new(CpuModel::new(graph.clone(), isa).unwrap());
+            for (seed, lengths) in LENGTHS.iter().enumerate() {
+                let inputs = batch(lengths, seed as u64);
+                let expected = Interpreter::new(graph, Precision::F64).run_f64(&inputs).unwrap();
+                for threads in [1, 3] {
+                    for ((name, data), (_, theirs)) in
+                        run(&model, threads, &inputs, &[]).iter().zip(&expected)
+                    {
+                        assert_close(
+                            &format!("{name} of {lengths:?} on {}", isa.tier()),
+                            data,
+                            &theirs.values,
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sentence_answers_the_same_alone_and_in_company() {
+    let (graph, _) = bertha_compile::optimize(&encoder(2)).unwrap();
+    for isa in Isa::available() {
+        let model = Arc::new(CpuModel::new(graph.clone(), isa).unwrap());
+        let lengths = [5, 1, 33, 12, 64, 2, 7];
+        let together = batch(&lengths, 9);
+        let all = run(&model, 2, &together, &[]);
+        let mut start = 0;
+        for (sequence, length) in lengths.into_iter().enumerate() {
+            let ids = together[0].1.as_slice::<i32>().unwrap()[start..start + length].to_vec();
+            let mut alone = batch(&[length], 0);
+            alone[0].1 = TensorData::vector(ids);
+            for ((name, one), (_, many)) in run(&model, 1, &alone, &[]).iter().zip(&all) {
+                let rows =
+                    if name == "last_hidden_state" { start..start + length } else { sequence..sequence + 1 };
+                let row = HIDDEN * 4;
+                assert_eq!(
+                    one.bytes()[..],
+                    many.bytes()[rows.start * row..rows.end * row],
+                    "{name} of {sequence}"
+                );
+            }
+            start += length;
+        }
+    }
+}
+
+#[test]
+fn sessions_share_weights_and_run_at_the_same_time() {
+    let model = Arc::new(CpuModel::new(encoder(3), Isa::detect()).unwrap());
+    let inputs = batch(&[9, 30], 4);
+    let expected = run(&model, 1, &inputs, &[]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    assert_eq!(run(&model, 2, &inputs, &[]), expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn only_wanted_outputs_are_given_and_they_are_the_same() {
+    let model = Arc::new(CpuModel::new(encoder(4), Isa::detect()).unwrap());
+    let inputs = batch(&[4, 6], 5);
+    let all = run(&model, 1, &inputs, &[]);
+    let some = run(&model, 1, &inputs, &["Mean", "Cls"]);
+    assert_eq!(some.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["Cls", "Mean"]);
+    for (name, data) in some {
+        assert_eq!(all.iter().find(|(other, _)| *other == name).unwrap().1, data);
+    }
+}
+
+#[test]
+fn packed_weights_travel_through_bytes() {
+    let graph = encoder(5);
+    let isa = Isa::detect();
+    let fresh = Arc::new(CpuModel::new(graph.clone(), isa).unwrap());
+    let mut blob = Vec::new();
+    let mut entries = Vec::new();
+    for (entry, bytes) in fresh.packed().entries() {
+        entries.push(bertha_cpu::PackedEntry {
+            offset: blob.len() as u64,
+            length: bytes.len() as u64,
+            ..entry
+        });
+        blob.extend_from_slice(&bytes);
+    }
+    let store = PackedStore::from_entries(isa, entries.clone(), &blob.clone().into()).unwrap();
+    let loaded = Arc::new(CpuModel::with_packed(graph.clone(), isa, store).unwrap());
+    let inputs = batch(&[3, 8], 6);
+    assert_eq!(run(&fresh, 1, &inputs, &[]), run(&loaded, 1, &inputs, &[]));
+
+    let mut outside = entries.clone();
+    outside[0].offset = u64::MAX;
+    assert!(PackedStore::from_entries(isa, outside, &blob.clone().into()).is_err());
+    // Same length, since panels are padded, but another matrix: found when the graph asks for it.
+    let mut wrong_shape = entries;
+    wrong_shape[0].desc.n += 1;
+    let store = PackedStore::from_entries(isa, wrong_shape, &blob.into()).unwrap();
+    assert!(matches!(CpuModel::with_packed(graph, isa, store), Err(LowerError::Packed { .. })));
+}
+
+#[test]
+fn wrong_inputs_are_named() {
+    let model = Arc::new(CpuModel::new(encoder(6), Isa::detect()).unwrap());
+    let mut session = model.session(1).unwrap();
+    let mut attempt = |inputs: &[(&str, TensorData)]| {
+        let views: Vec<_> = inputs.iter().map(|(name, data)| (*name, view(data))).collect();
+        session.run(&views, &[], |_| Ok(())).unwrap_err()
+    };
+    let good = batch(&[3, 4], 7);
+    assert!(matches!(attempt(&good[..2]), RunError::MissingInput { name, .. } if name == "cu_seqlens"));
+    let replaced = |index: usize, data: TensorData| {
+        let mut inputs = good.clone();
+        inputs[index].1 = data;
+        inputs
+    };
+    assert!(matches!(attempt(&replaced(0, TensorData::vector(vec![0i64; 7]))), RunError::InputDType { .. }));
+    assert!(matches!(attempt(&replaced(1, TensorData::vector(vec![0i32; 6]))), RunError::InputShape { .. }));
+    for (index, values, needle) in [
+        (0, vec![0, 1, 2, 3, 99, 5, 6], "99"),
+        (0, vec![0, 1, 2, 3, -1, 5, 6], "-1"),
+        (2, vec![0, 9, 7], "9"),
+        (2, vec![0, 3, 6], "7 tokens"),
+        (2, vec![0, -3, 7], "7 tokens"),
+        (2, vec![1, 3, 7], "start with 0"),
+    ] {
+        let message = attempt(&replaced(index, TensorData::vector::<i32>(values.clone()))).to_string();
+        assert!(message.contains(needle) || message.contains("fall"), "{values:?}: {message}");
+    }
+    let mut extra = good.clone();
+    extra.push(("mask", TensorData::vector(vec![1i32; 7])));
+    assert!(matches!(attempt(&extra), RunError::UnknownInput { name, .. } if name == "mask"));
+}
+
+#[test]
+fn memory_does_not_grow_with_more_runs() {
+    let model = Arc::new(CpuModel::new(encoder(7), Isa::detect()).unwrap());
+    let mut session = model.session(2).unwrap();
+    let mut run = |lengths: &[usize]| {
+        let inputs = batch(lengths, 8);
+        let views: Vec<_> = inputs.iter().map(|(name, data)| (*name, view(data))).collect();
+        session.run(&views, &[], |_| Ok(())).unwrap();
+        session.memory_bytes()
+    };
+    let after_largest = run(&[50, 49, 1]);
+    for lengths in LENGTHS.iter().filter(|lengths| lengths.iter().sum::<usize>() <= 100) {
+        assert_eq!(run(lengths), after_largest, "{lengths:?}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Work to measure with: random token ids of given lengths, as the model takes them.
+
+use bertha_compile::cost;
+use bertha_graph::{Bindings, DType, Graph, Interface, Shape, TensorData, TensorType};
+
+use crate::batch::RaggedBatch;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::session::Session;
+
+/// One batch, ready to run, and what it costs.
+pub struct Workload {
+    batch: Batch,
+    /// The graph with the shapes that this batch gives it.
+    graph: Graph,
+    bindings: Bindings,
+    sum_of_squares: f64,
+}
+
+enum Batch {
+    Ragged(RaggedBatch),
+    Dense(Vec<(String, TensorData)>),
+}
+
+impl Workload {
+    /// Runs the batch once and drops the outputs.
+    pub fn run(&self, session: &mut Session) -> Result<(), Error> {
+        match &self.batch {
+            Batch::Ragged(batch) => session.run_ragged(batch, &[], |_| {}),
+            Batch::Dense(inputs) => {
+                let inputs: Vec<(&str, &TensorData)> = named(inputs);
+                session.run(&inputs, &[]).map(drop)
+            }
+        }
+    }
+
+    /// Runs the batch once and returns the time of each step.
+    pub fn profile(&self, session: &mut Session) -> Result<Vec<bertha_cpu::StepTime>, Error> {
+        match &self.batch {
+            Batch::Ragged(batch) => session.profile_ragged(batch, &[]),
+            Batch::Dense(inputs) => session.profile(&named(inputs), &[]),
+        }
+    }
+
+    /// Floating-point operations of its matrix products and attentions.
+    pub fn flops(&self) -> f64 {
+        cost::flops(&self.graph, &self.bindings, self.sum_of_squares)
+    }
+
+    /// The same for the node called `name`; 0 when it is no product.
+    pub fn node_flops(&self, name: &str) -> f64 {
+        let node = self.graph.nodes().iter().find(|node| node.name == name);
+        node.and_then(|node| cost::node_flops(&self.graph, node, &self.bindings, self.sum_of_squares))
+            .unwrap_or(0.0)
+    }
+
+    /// The batch as named tensors, as the engine's graph takes them: padded for a dense model, `[tokens]` with
+    /// `cu_seqlens` for a ragged one.
+    pub fn inputs(&self, engine: &Engine) -> Result<Vec<(String, TensorData)>, Error> {
+        match &self.batch {
+            Batch::Dense(inputs) => Ok(inputs.clone()),
+            Batch::Ragged(batch) => batch.to_tensors(engine.graph()),
+        }
+    }
+}
+
+fn named(inputs: &[(String, TensorData)]) -> Vec<(&str, &TensorData)> {
+    inputs.iter().map(|(name, data)| (name.as_str(), data)).collect()
+}
+
+/// A batch of sequences of the given lengths with random token ids. The same seed gives the same ids. A dense model
+/// gets them padded to the longest, with an attention mask where it takes one.
+pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<Workload, Error> {
+    let mut random = Random(seed ^ 0x9E37_79B9_7F4A_7C15);
+    let vocabulary = vocabulary(engine.graph());
+    let sequences: Vec<Vec<u32>> =
+        lengths.iter().map(|length| (0..*length).map(|_| random.below(vocabulary)).collect()).collect();
+    let sum_of_squares = lengths.iter().map(|length| (length * length) as f64).sum();
+    if engine.info().interface == Interface::Ragged {
+        let mut batch = RaggedBatch::new();
+        for ids in &sequences {
+            batch.push(engine.info(), ids, None)?;
+        }
+        let bindings =
+            Bindings::from([("tokens".into(), batch.tokens() as i64), ("batch".into(), batch.len() as i64)]);
+        return Ok(Workload {
+            batch: Batch::Ragged(batch),
+            graph: engine.graph().clone(),
+            bindings,
+            sum_of_squares,
+        });
+    }
+    let inputs = padded_inputs(engine.graph(), &sequences)?;
+    let types: Vec<TensorType> = inputs
+        .iter()
+        .map(|(_, data)| TensorType::new(data.dtype(), data.shape().iter().copied().collect::<Shape>()))
+        .collect();
+    let graph = engine.graph().specialize(&types)?;
+    Ok(Workload { batch: Batch::Dense(inputs), graph, bindings: Bindings::new(), sum_of_squares })
+}
+
+/// Rows of the first table that token ids look up, or a number that every vocabulary has.
+fn vocabulary(graph: &Graph) -> u32 {
+    const SMALLEST: usize = 99;
+    let tables = graph.nodes().iter().filter_map(|node| {
+        let table = match node.op {
+            bertha_graph::Op::EmbeddingSum => node.inputs.get(1).copied().flatten(),
+            bertha_graph::Op::Gather { axis: 0 } => node.inputs.first().copied().flatten(),
+            _ => None,
+        };
+        let shape = &graph.tensor(table?).ty.shape;
+        shape.dims().first()?.as_const().filter(|_| shape.rank() == 2)
+    });
+    tables.max().and_then(|rows| u32::try_from(rows).ok()).unwrap_or(SMALLEST as u32).max(1)
+}
+
+fn padded_inputs(graph: &Graph, sequences: &[Vec<u32>]) -> Result<Vec<(String, TensorData)>, Error> {
+    let columns = sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let mut inputs = Vec::new();
+    for id in graph.inputs() {
+        let tensor = graph.tensor(*id);
+        let cell = |row: &Vec<u32>, column: usize| match tensor.name.as_str() {
+            "input_ids" => Some(row.get(column).map_or(0, |id| i64::from(*id))),
+            "attention_mask" => Some(i64::from(column < row.len())),
+            "token_type_ids" => Some(0),
+            "position_ids" => Some(column as i64),
+            _ => None,
+        };
+        let cells: Option<Vec<i64>> =
+            sequences.iter().flat_map(|row| (0..columns).map(move |column| cell(row, column))).collect();
+        let unknown = || Error::Input {
+            name: tensor.name.clone(),
+            why: format!("no random values are known for {}; give the inputs as an .npz", tensor.ty),
+        };
+        let cells = cells.filter(|_| tensor.ty.shape.rank() == 2).ok_or_else(unknown)?;
+        let shape = vec![sequences.len(), columns];
+        let data = match tensor.ty.dtype {
+            DType::I64 => TensorData::from_vec(shape, cells)?,
+            DType::I32 => TensorData::from_vec(shape, cells.into_iter().map(|cell| cell as i32).collect())?,
+            _ => return Err(unknown()),
+        };
+        inputs.push((tensor.name.clone(), data));
+    }
+    Ok(inputs)
+}
+
+/// SplitMix64: small, and good enough for token ids.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((u64::from((z ^ (z >> 31)) as u32) * u64::from(bound)) >> 32) as u32
+    }
+}

@@ -1,0 +1,190 @@
+//! Engines: models compiled for this machine, in memory or in a file.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use bertha_compile::{Log, optimize, optimize_model};
+use bertha_cpu::CpuModel;
+use bertha_cpu::isa::Isa;
+use bertha_graph::{Graph, Interface, Model, ModelInfo};
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::open::{Source, import, source_of};
+use crate::sections;
+use crate::session::Session;
+
+/// How to compile.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The instruction-set tier; `None` takes `BERTHA_ISA` from the environment, or else the best this CPU has.
+    pub isa: Option<Isa>,
+    /// Whether the compiler's passes run. Without them the graph runs as it was imported.
+    pub optimize: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { isa: None, optimize: true }
+    }
+}
+
+impl Options {
+    pub(crate) fn isa(&self) -> Result<Isa, Error> {
+        match self.isa {
+            Some(isa) => Ok(isa),
+            None => Ok(Isa::from_env()?),
+        }
+    }
+}
+
+/// The padded form of a model that became ragged, lowered when it is first needed.
+#[derive(Debug)]
+pub(crate) struct Padded {
+    graph: Graph,
+    isa: Isa,
+    model: OnceLock<Arc<CpuModel>>,
+}
+
+impl Padded {
+    pub(crate) fn new(graph: Graph, isa: Isa) -> Self {
+        Padded { graph, isa, model: OnceLock::new() }
+    }
+
+    /// The lowered graph. Two threads that ask first at the same time may both lower it; one result stays.
+    pub(crate) fn model(&self) -> Result<&Arc<CpuModel>, Error> {
+        match self.model.get() {
+            Some(model) => Ok(model),
+            None => {
+                let model = Arc::new(CpuModel::new(self.graph.clone(), self.isa)?);
+                Ok(self.model.get_or_init(|| model))
+            }
+        }
+    }
+}
+
+/// A compiled model: the graph that runs, its packed weights, its description and tokenizer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    info: Arc<ModelInfo>,
+    tokenizer: Option<Bytes>,
+    cpu: Arc<CpuModel>,
+    padded: Option<Arc<Padded>>,
+    log: Arc<Log>,
+    notices: Arc<Vec<String>>,
+}
+
+impl Engine {
+    /// Opens any model: a checkpoint folder or an ONNX file is imported and compiled, an engine file is loaded.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path, &Options::default())
+    }
+
+    /// As [`Self::open`], compiling as `options` say.
+    pub fn open_with(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        let path = path.as_ref();
+        match source_of(path)? {
+            Source::Engine => sections::load(path, options),
+            source => Self::compile(import(path, source)?, options),
+        }
+    }
+
+    /// Compiles an imported or self-made model.
+    pub fn compile(model: Model, options: &Options) -> Result<Self, Error> {
+        let isa = options.isa()?;
+        let (optimized, log) =
+            if options.optimize { optimize_model(&model)? } else { (model.clone(), Log::default()) };
+        let became_ragged =
+            model.info.interface == Interface::Dense && optimized.info.interface == Interface::Ragged;
+        let padded = if became_ragged { Some(Padded::new(optimize(&model.graph)?.0, isa)) } else { None };
+        let cpu = CpuModel::new(optimized.graph, isa)?;
+        Ok(Self::from_parts(optimized.info, optimized.tokenizer, cpu, padded, log, Vec::new()))
+    }
+
+    /// Compiles a graph made with the network API; its inputs and outputs are used as they are.
+    pub fn from_graph(graph: Graph, options: &Options) -> Result<Self, Error> {
+        let info = ModelInfo {
+            family: "graph".into(),
+            interface: Interface::Dense,
+            task: bertha_graph::Task::Encoder,
+            position_ids: bertha_graph::PositionIds::None,
+            max_tokens: None,
+            token_types: false,
+            hidden: None,
+            labels: Vec::new(),
+            multi_label: false,
+            pooling: None,
+            source: format!("graph {}", graph.name),
+        };
+        Self::compile(Model { graph, info, tokenizer: None }, options)
+    }
+
+    pub(crate) fn from_parts(
+        info: ModelInfo,
+        tokenizer: Option<Bytes>,
+        cpu: CpuModel,
+        padded: Option<Padded>,
+        log: Log,
+        notices: Vec<String>,
+    ) -> Self {
+        Engine {
+            info: Arc::new(info),
+            tokenizer,
+            cpu: Arc::new(cpu),
+            padded: padded.map(Arc::new),
+            log: Arc::new(log),
+            notices: Arc::new(notices),
+        }
+    }
+
+    /// Writes the engine file, atomically: the path holds the old file or the whole new one, never a part.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        sections::save(self, path.as_ref())
+    }
+
+    /// A session with `threads` workers, the caller included; 0 takes one for each core.
+    pub fn session(&self, threads: usize) -> Result<Session, Error> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let cpu = self.cpu.session(threads).map_err(|source| Error::Threads { threads, source })?;
+        Ok(Session::new(self.info.clone(), cpu, self.padded.clone()))
+    }
+
+    /// What is known of the model.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The text of the model's `tokenizer.json`, when it has one.
+    pub fn tokenizer(&self) -> Option<&Bytes> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The graph that runs where a caller wants what the source model gives at padded positions too; see
+    /// [`Session::run`]. Only a padded source model that became ragged has one.
+    pub fn padded_graph(&self) -> Option<&Graph> {
+        self.padded.as_deref().map(|padded| &padded.graph)
+    }
+
+    /// The graph that runs.
+    pub fn graph(&self) -> &Graph {
+        self.cpu.graph()
+    }
+
+    /// The CPU side of the engine.
+    pub fn cpu(&self) -> &CpuModel {
+        &self.cpu
+    }
+
+    /// What the compiler did; empty for an engine that was loaded from a file.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Sentences the user should see, such as why a plan was made anew for this machine.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+}

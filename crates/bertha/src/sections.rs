@@ -1,0 +1,174 @@
+//! What an engine's sections hold, written and read.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use bertha_compile::Log;
+use bertha_cpu::{CpuModel, PackedEntry, PackedStore};
+use bertha_engine::{EngineFile, EngineWriter, Host, Metadata, PlanHeader};
+use bertha_graph::{DType, Graph, ModelInfo, TensorData, text};
+
+use crate::engine::{Engine, Options, Padded};
+use crate::error::Error;
+
+const TARGET: &str = "cpu";
+/// Version of the CPU plan's encoding: a JSON list of [`PackedEntry`].
+const PLAN_FORMAT: u32 = 1;
+
+/// Section with the padded form of a model that became ragged. Its constants are those of the graph where name and
+/// contents agree; its own carry [`PADDED_PREFIX`].
+const PADDED_GRAPH: &str = "graph.padded";
+const PADDED_PREFIX: &str = "padded:";
+
+/// The constants of the padded graph that the graph does not have, under the names they are stored by.
+fn own_constants(graph: &text::Printed, padded: Option<&text::Printed>) -> Vec<(String, TensorData)> {
+    let shared: std::collections::HashMap<&str, &TensorData> =
+        graph.constants.iter().map(|(name, data)| (name.as_str(), data)).collect();
+    let is_shared = |name: &str, data: &TensorData| shared.get(name).is_some_and(|other| *other == data);
+    let constants = padded.map_or(&[][..], |padded| &padded.constants);
+    let own = constants.iter().filter(|(name, data)| !is_shared(name, data));
+    own.map(|(name, data)| (format!("{PADDED_PREFIX}{name}"), data.clone())).collect()
+}
+
+fn producer() -> String {
+    format!("bertha {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Writes all sections: description, portable graph, weights, tokenizer, and the CPU plan with its packed weights.
+pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
+    let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
+    let mut writer = EngineWriter::create(path)?;
+    let model = serde_json::to_value(engine.info()).map_err(|error| content(error.to_string()))?;
+    writer.metadata(&Metadata { producer: producer(), model })?;
+    let printed = text::print(engine.graph());
+    writer.graph(&printed.text)?;
+    let padded = engine.padded_graph().map(text::print);
+    let mut weights = writer.begin_weights()?;
+    for (name, data) in &printed.constants {
+        let shape: Vec<u64> = data.shape().iter().map(|dim| *dim as u64).collect();
+        weights.tensor(name, data.dtype().name(), &shape, data.bytes())?;
+    }
+    let own = own_constants(&printed, padded.as_ref());
+    for (name, data) in &own {
+        let shape: Vec<u64> = data.shape().iter().map(|dim| *dim as u64).collect();
+        weights.tensor(name, data.dtype().name(), &shape, data.bytes())?;
+    }
+    weights.finish()?;
+    if let Some(padded) = &padded {
+        writer.section(PADDED_GRAPH, padded.text.as_bytes())?;
+    }
+    if let Some(tokenizer) = engine.tokenizer() {
+        writer.tokenizer(tokenizer)?;
+    }
+    let mut packed = writer.begin_packed(TARGET)?;
+    let mut entries = Vec::new();
+    for (entry, bytes) in engine.cpu().packed().entries() {
+        let offset = packed.align()?;
+        packed.append(&bytes)?;
+        entries.push(PackedEntry { offset, length: bytes.len() as u64, ..entry });
+    }
+    packed.finish()?;
+    let payload = serde_json::to_vec(&entries).map_err(|error| content(error.to_string()))?;
+    let header = PlanHeader {
+        target: TARGET.into(),
+        producer: producer(),
+        plan_format: PLAN_FORMAT,
+        requirements: vec![engine.cpu().isa().tier().name().to_owned()],
+    };
+    writer.plan(&header, &payload)?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// Loads an engine file. A plan that this machine cannot run is made anew from the portable graph, with a notice.
+pub(crate) fn load(path: &Path, options: &Options) -> Result<Engine, Error> {
+    let file = EngineFile::open(path)?;
+    from_file(&file, path, options)
+}
+
+pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Result<Engine, Error> {
+    let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
+    let info: ModelInfo = serde_json::from_value(file.metadata().model.clone())
+        .map_err(|error| content(format!("its description is not one: {error}")))?;
+    let graph = read_graph(file, path, file.graph()?, "")?;
+    let isa = options.isa()?;
+    let mut notices = Vec::new();
+    let store = match usable_plan(file, isa.tier().name(), &mut notices)? {
+        Some(payload) => {
+            let entries: Vec<PackedEntry> = serde_json::from_slice(&payload)
+                .map_err(|error| content(format!("its CPU plan is not one: {error}")))?;
+            let blob = file.packed(TARGET)?.unwrap_or_default();
+            PackedStore::from_entries(isa, entries, &blob)?
+        }
+        None => PackedStore::new(isa),
+    };
+    let cpu = CpuModel::with_packed(graph, isa, store)?;
+    let padded = match file.has_section(PADDED_GRAPH) {
+        true => {
+            let bytes = file.section(PADDED_GRAPH)?;
+            let text =
+                std::str::from_utf8(&bytes).map_err(|error| content(format!("its padded graph: {error}")))?;
+            Some(Padded::new(read_graph(file, path, text, PADDED_PREFIX)?, isa))
+        }
+        false => None,
+    };
+    Ok(Engine::from_parts(info, file.tokenizer()?, cpu, padded, Log::default(), notices))
+}
+
+/// The CPU plan, if this machine can run it; else notices that say why not.
+fn usable_plan(
+    file: &EngineFile,
+    isa: &str,
+    notices: &mut Vec<String>,
+) -> Result<Option<bytes::Bytes>, Error> {
+    if !file.plans().any(|plan| plan.target == TARGET) {
+        notices.push("The engine has no CPU plan; one was made from its portable graph.".into());
+        return Ok(None);
+    }
+    let plan = file.plan(TARGET)?;
+    let host =
+        Host { target: TARGET.into(), plan_format: PLAN_FORMAT, features: BTreeSet::from([isa.to_owned()]) };
+    let mismatches = plan.header.mismatches(&host);
+    if mismatches.is_empty() {
+        return Ok(Some(plan.payload));
+    }
+    notices.extend(mismatches.iter().map(ToString::to_string));
+    notices.push(format!("The plan was made anew from the portable graph for {isa}."));
+    Ok(None)
+}
+
+/// A graph with its weights, mapped, not copied. A weight is looked for under its name with `prefix` first.
+fn read_graph(file: &EngineFile, path: &Path, graph: &str, prefix: &str) -> Result<Graph, Error> {
+    let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
+    let mut failure = None;
+    let stored = |name: &str| {
+        let own = format!("{prefix}{name}");
+        if file.tensor_entry(&own).is_some() { own } else { name.to_owned() }
+    };
+    let mut resolve = |name: &str, ty: &bertha_graph::TensorType| match weight(file, path, &stored(name)) {
+        Ok(data) if data.ty() == *ty => Some(data),
+        Ok(data) => {
+            failure = Some(content(format!("weight `{name}` is {}, but the graph declares {ty}", data.ty())));
+            None
+        }
+        Err(error) => {
+            failure = Some(error);
+            None
+        }
+    };
+    let graph = text::parse(graph, &mut resolve);
+    match (graph, failure) {
+        (_, Some(failure)) => Err(failure),
+        (Ok(graph), None) => Ok(graph),
+        (Err(error), None) => Err(content(format!("its graph is not one: {error}"))),
+    }
+}
+
+fn weight(file: &EngineFile, path: &Path, name: &str) -> Result<TensorData, Error> {
+    let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
+    let entry = file.tensor_entry(name).ok_or_else(|| content(format!("weight `{name}` is missing")))?;
+    let dtype: DType = entry.dtype.parse().map_err(|why| content(format!("weight `{name}`: {why}")))?;
+    let shape: Result<Vec<usize>, _> = entry.shape.iter().map(|dim| usize::try_from(*dim)).collect();
+    let shape = shape.map_err(|_| content(format!("weight `{name}` is larger than memory can be")))?;
+    Ok(TensorData::from_bytes(dtype, shape, file.tensor(name)?)?)
+}
