@@ -5,7 +5,8 @@
 
 OUT/models.json lists, for every .onnx file of FOLDER, inputs of several shapes with ragged masks and the outputs of
 ONNX Runtime (.npz). OUT/conformance.json lists the operator cases that use only the supported ops (model and tensors
-in ONNX's own format), with the reason for those that use types which are not supported.
+in ONNX's own format), with the reason for those that use types which are not supported. OUT/forms.json lists small
+models in older forms of the ops.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import onnx
 import onnx.reference
 import onnxruntime
 from onnx import numpy_helper
+
+import form_cases
 
 OPS = set(
     "Abs Add And Attention Cast Ceil Clip Concat Constant ConstantOfShape Cos CumSum DequantizeLinear Div "
@@ -102,6 +105,37 @@ def unsupported_type(model):
     return None
 
 
+def write_tensors(out, base, model, inputs, outputs):
+    """Writes the tensors of one run under their names in the model, and gives the names of the files."""
+    files = {}
+    for kind, arrays, values in [("inputs", inputs, model.graph.input), ("outputs", outputs, model.graph.output)]:
+        files[kind] = []
+        for value, array in zip(values, arrays):
+            if not isinstance(array, onnx.TensorProto):
+                array = numpy_helper.from_array(np.asarray(array))
+            array.name = value.name
+            file = f"{base}.{kind}.{len(files[kind])}.pb"
+            (out / file).write_bytes(array.SerializeToString())
+            files[kind].append(file)
+    return files
+
+
+def write_form_cases(out):
+    """The models of `form_cases.py` with the answers of ONNX Runtime."""
+    (out / "forms").mkdir(parents=True, exist_ok=True)
+    cases = []
+    for name, (model, inputs) in form_cases.all_cases():
+        onnx.checker.check_model(model)
+        onnx.save(model, out / f"forms/{name}.onnx")
+        outputs = form_cases.evaluate(model, inputs)
+        files = write_tensors(out, f"forms/{name}", model, inputs.values(), outputs)
+        half = any(array.dtype == np.float16 for array in outputs)
+        entry = {"name": name, "model": f"forms/{name}.onnx", "skip": None, "sets": [files]}
+        cases.append({**entry, "rtol": 1e-3 if half else 1e-5, "atol": 1e-3 if half else 1e-6})
+    (out / "forms.json").write_text(json.dumps(cases, indent=1))
+    return len(cases)
+
+
 def write_conformance_cases(out):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,20 +152,11 @@ def write_conformance_cases(out):
         folder.mkdir(parents=True, exist_ok=True)
         onnx.save(model, folder / "model.onnx")
         entry["model"] = f"conformance/{case.name}/model.onnx"
-        entry["sets"] = []
-        if not entry["skip"]:
-            for number, (inputs, outputs) in enumerate(case.data_sets):
-                files = {"inputs": [], "outputs": []}
-                sides = [("inputs", inputs, model.graph.input), ("outputs", outputs, model.graph.output)]
-                for kind, arrays, values in sides:
-                    for value, array in zip(values, arrays, strict=True):
-                        if not isinstance(array, onnx.TensorProto):
-                            array = numpy_helper.from_array(np.asarray(array))
-                        array.name = value.name
-                        file = f"conformance/{case.name}/{number}.{kind}.{len(files[kind])}.pb"
-                        (out / file).write_bytes(array.SerializeToString())
-                        files[kind].append(file)
-                entry["sets"].append(files)
+        sets = [] if entry["skip"] else case.data_sets
+        entry["sets"] = [
+            write_tensors(out, f"conformance/{case.name}/{number}", model, inputs, outputs)
+            for number, (inputs, outputs) in enumerate(sets)
+        ]
         cases.append(entry)
     (out / "conformance.json").write_text(json.dumps(cases, indent=1))
     return len(cases)
@@ -144,6 +169,7 @@ def main():
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"onnx {onnx.__version__}: {write_conformance_cases(arguments.out)} conformance cases")
+    print(f"onnxruntime {onnxruntime.__version__}: {write_form_cases(arguments.out)} models of old forms")
     if arguments.models:
         count = write_model_cases(arguments.models, arguments.out)
         print(f"onnxruntime {onnxruntime.__version__}: {count} cases of models in {arguments.models}")

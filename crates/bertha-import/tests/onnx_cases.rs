@@ -14,9 +14,18 @@ fn interpreter(model: &Model, inputs: &[(&str, TensorData)]) -> Result<harness::
 #[test]
 fn operator_cases() {
     let Some(folder) = harness::cases("conformance.json") else { return };
-    let report = harness::run_conformance(&folder, &interpreter);
+    let report = harness::run_conformance(&folder, "conformance.json", &interpreter);
     println!("{}", report.table());
     assert!(report.passed > 500, "only {} cases passed", report.passed);
+    assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+}
+
+#[test]
+fn old_forms() {
+    let Some(folder) = harness::cases("forms.json") else { return };
+    let report = harness::run_conformance(&folder, "forms.json", &interpreter);
+    println!("{}", report.table());
+    assert!(report.passed > 50, "only {} cases passed", report.passed);
     assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
 }
 

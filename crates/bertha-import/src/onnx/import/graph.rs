@@ -15,7 +15,7 @@ use crate::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, Tenso
 
 /// How many nodes a file may come to once its functions are written out. A guard against files in which functions
 /// call functions to a size that no machine can hold.
-const MAX_NODES: usize = 1 << 20;
+const MAX_NODES: usize = 1 << 18;
 
 /// How deep functions and branches may lie within one another.
 pub(super) const MAX_DEPTH: usize = 32;

@@ -157,6 +157,9 @@ pub(super) fn pad(node: &mut NodeContext) -> Translated {
         return node.emit(IDENTITY, &[Some(x)]);
     }
     let pads = node.int_vector("pads", pads)?;
-    let value = node.constant("value", scalar(node.dtype(x), f64::from(value))?)?;
-    node.emit(Op::Pad { mode }, &[Some(x), Some(pads), Some(value)])
+    let value = match mode {
+        PadMode::Constant => Some(node.constant("value", scalar(node.dtype(x), f64::from(value))?)?),
+        PadMode::Reflect | PadMode::Edge | PadMode::Wrap => None,
+    };
+    node.emit(Op::Pad { mode }, &[Some(x), Some(pads), value])
 }
