@@ -135,6 +135,26 @@ impl HeadLayout {
     }
 }
 
+impl HeadLayout {
+    /// Checks that no two rows of `dim` values overlap: items write them at the same time. Rows of a token lie side by
+    /// side within its stride, or a head's rows within the head's stride, and sequences do not interleave.
+    fn check_disjoint(&self, seqs: &Sequences<'_>, heads: usize, dim: usize) {
+        let (rows, batch) = match seqs {
+            Sequences::Ragged(cu) => (cu.tokens(), 1),
+            Sequences::Dense { batch, q_len, .. } => (*q_len, *batch),
+        };
+        if heads * rows * batch == 0 {
+            return;
+        }
+        let across = (heads - 1) * self.head_stride + dim;
+        let along = (rows - 1) * self.row_stride + dim;
+        let token_major = (heads == 1 || self.head_stride >= dim) && (rows == 1 || self.row_stride >= across);
+        let head_major = (rows == 1 || self.row_stride >= dim) && (heads == 1 || self.head_stride >= along);
+        assert!(token_major || head_major, "output rows overlap");
+        assert!(batch == 1 || self.seq_stride >= across + along - dim, "output sequences overlap");
+    }
+}
+
 /// One of Q, K, V.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadRows<'a> {
@@ -254,10 +274,7 @@ impl Attention<'_> {
         self.k.layout.check(&self.seqs, false, s.kv_heads, s.head_dim, self.k.data.len());
         self.v.layout.check(&self.seqs, false, s.kv_heads, s.v_head_dim, self.v.data.len());
         layout.check(&self.seqs, true, s.heads, s.v_head_dim, out.len());
-        assert!(
-            layout.row_stride >= s.v_head_dim && layout.head_stride >= s.v_head_dim,
-            "output rows overlap"
-        );
+        layout.check_disjoint(&self.seqs, s.heads, s.v_head_dim);
         self.bias.check(&self.seqs, s.heads);
     }
 

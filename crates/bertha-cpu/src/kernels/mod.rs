@@ -1,6 +1,6 @@
 //! Kernels on plain slices: no graph, no plan, no allocation once warm.
 //!
-//! Every kernel is written once over [`simd`] and compiled per tier; [`Context`] carries the tier's proof, the threads
+//! Every kernel is written once over the `simd` trait and compiled per tier; [`Context`] carries the tier's proof, the threads
 //! and the scratch. Shapes are the caller's promise, made when a plan is lowered: a mismatch is a programmer's error
 //! and panics at entry. What comes from user data (token ids, lengths) is checked and gives an error.
 

@@ -75,7 +75,7 @@ pub struct Lookup<'a> {
     pub ids: Ids<'a>,
 }
 
-/// out[t] = sum over lookups of table[ids[t]], in the lookups' order, then the layer norm where there is one.
+/// `out[t]` = sum over lookups of `table[ids[t]]`, in the lookups' order, then the layer norm where there is one.
 ///
 /// # Errors
 /// When an id names no row of its table; nothing is written then.
@@ -117,7 +117,7 @@ pub fn embedding_sum(
     Ok(())
 }
 
-/// out[i] = x[ids[i]].
+/// `out[i] = x[ids[i]]`.
 ///
 /// # Errors
 /// When an id names no row of `x`; nothing is written then.

@@ -245,3 +245,35 @@ fn no_scratch_beyond_the_declared(isa: Isa) {
     batch.run(&mut ctx, AttentionBias::None);
     assert_eq!(ctx.scratch_bytes(), before);
 }
+
+#[test]
+fn overlapping_output_rows_are_refused() {
+    let offsets = [0, 4];
+    let x = [0.5_f32; 4 * 2 * 8];
+    let view = HeadRows { data: &x, layout: HeadLayout::ragged(8, 16) };
+    let args = Attention {
+        shape: AttentionShape::multi_head(2, 8),
+        seqs: Sequences::Ragged(CuSeqlens::new(&offsets).expect("well formed")),
+        q: view,
+        k: view,
+        v: view,
+        bias: AttentionBias::None,
+    };
+    let run = |layout: HeadLayout| {
+        std::panic::catch_unwind(|| {
+            let mut out = vec![0.0; x.len()];
+            attention(&mut context(Isa::detect(), 1), &args, layout, &mut out);
+        })
+    };
+    assert!(run(HeadLayout::ragged(8, 16)).is_ok());
+    assert!(
+        run(HeadLayout { seq_stride: 0, head_stride: 32, row_stride: 8 }).is_ok(),
+        "[heads, tokens, dim]"
+    );
+    for (head_stride, row_stride) in [(8, 8), (7, 16), (8, 15), (31, 8)] {
+        assert!(
+            run(HeadLayout { seq_stride: 0, head_stride, row_stride }).is_err(),
+            "{head_stride}, {row_stride}"
+        );
+    }
+}

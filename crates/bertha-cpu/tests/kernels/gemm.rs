@@ -5,7 +5,7 @@ use bertha_cpu::kernels::gemm::{
     Activation, Epilogue, MatmulOperand, MatmulShape, PackError, PackedB, PackedDesc, Strided, gemm, matmul,
     pack_b, row_stride,
 };
-use bertha_cpu::kernels::{Context, Rows, RowsMut};
+use bertha_cpu::kernels::{AlignedBuf, Context, Rows, RowsMut};
 
 use crate::common::{ROUND, Rng, assert_close, context};
 use crate::math::reference;
@@ -309,6 +309,11 @@ fn a_descriptor_that_does_not_fit_is_an_error() {
     let len = desc.packed_len().expect("small");
     assert!(PackedB::new(desc, &vec![0.0; len]).is_ok());
     assert!(matches!(PackedB::new(desc, &vec![0.0; len - 1]), Err(PackError::Length { .. })));
+    let buf = AlignedBuf::new(len + 1);
+    let bytes: &[u8] = bytemuck::cast_slice(&buf);
+    assert!(PackedB::from_bytes(desc, &bytes[..4 * len]).is_ok());
+    assert!(matches!(PackedB::from_bytes(desc, &bytes[1..=4 * len]), Err(PackError::Unaligned)));
+    assert!(matches!(PackedB::from_bytes(desc, &bytes[..4 * len - 1]), Err(PackError::Length { .. })));
     let wide = PackedDesc { nr: desc.nr + 1, ..desc };
     assert!(matches!(PackedB::new(wide, &[]), Err(PackError::PanelWidth { .. })));
     for (k, n) in [(usize::MAX, 2), (2, usize::MAX), (1 << 40, 1 << 40)] {

@@ -207,9 +207,11 @@ impl SimdOp for Block<'_> {
     fn run<S: Simd>(self, s: S) {
         let (k, nr) = (self.a.cols, tile::nr(S::TIER));
         let next_lines = if self.tiles.end - self.tiles.first > 1 { Prefetch::One } else { Prefetch::Two };
-        let mut k0 = 0;
-        loop {
-            let kc = (k - k0).min(MAX_KC);
+        // Blocks of equal depth, so that each one's prefetch is the whole of the next.
+        let k_blocks = k.div_ceil(MAX_KC).max(1);
+        for k_block in 0..k_blocks {
+            let (k0, k_end) = (k * k_block / k_blocks, k * (k_block + 1) / k_blocks);
+            let kc = k_end - k0;
             for tile in self.tiles.first..self.tiles.end {
                 let (row, end) = self.tiles.rows(tile);
                 let rows = end - row;
@@ -226,7 +228,9 @@ impl SimdOp for Block<'_> {
                     let col = panel * nr;
                     let cols = nr.min(self.n - col);
                     let c = self.c.place(self.c_start + row * self.c_stride + col);
-                    // The first two tiles fetch half of the next block each.
+                    // What comes after this block: of the next panel where panels take turns, else of this one (or the
+                    // next, which follows it). Two tiles fetch half of it each.
+                    let next = if self.panels.len() > 1 { k * nr } else { kc * nr };
                     let half = (tile - self.tiles.first) % 2 * kc * S::LANES;
                     let args = TileArgs {
                         k: kc,
@@ -237,20 +241,16 @@ impl SimdOp for Block<'_> {
                         c_stride: self.c_stride,
                         cols,
                         accumulate: k0 > 0,
-                        next: b.as_ptr().wrapping_add(kc * nr + half),
+                        next: b.as_ptr().wrapping_add(next + half),
                         next_lines,
                     };
                     // SAFETY: the makers of a Block checked that A has its rows of k values, C of n values, and that B
                     // has k rows in every panel; a copy has `rows` rows of `kc` values. Items write disjoint tiles.
                     unsafe { AnyTile { rows, args }.run(s) };
-                    if k0 + kc == k {
+                    if k_end == k {
                         self.finish_tile(s, row, rows, col, cols, c);
                     }
                 }
-            }
-            k0 += kc;
-            if k0 >= k {
-                break;
             }
         }
     }

@@ -65,6 +65,9 @@ pub enum PackError {
         /// Columns.
         n: usize,
     },
+    /// Bytes that do not start where an f32 can.
+    #[error("a packed operand starts at an address that is no multiple of 4: the file is not aligned")]
+    Unaligned,
     /// The number of values is not the descriptor's.
     #[error("a packed operand of {k} x {n} has {expected} values, not {found}")]
     Length {
@@ -134,6 +137,20 @@ impl<'a> PackedB<'a> {
             return Err(PackError::Length { k: desc.k, n: desc.n, expected, found: data.len() });
         }
         Ok(Self { desc, data })
+    }
+
+    /// The operand in `bytes`, as an engine file holds them: f32 in this machine's byte order. Aligned to a cache line
+    /// it is read fastest; to 4 bytes it must be.
+    ///
+    /// # Errors
+    /// As [`PackedB::new`], and when the bytes are not aligned for f32.
+    pub fn from_bytes(desc: PackedDesc, bytes: &'a [u8]) -> Result<Self, PackError> {
+        let expected = desc.packed_len()?;
+        if bytes.len() != expected * size_of::<f32>() {
+            let found = bytes.len() / size_of::<f32>();
+            return Err(PackError::Length { k: desc.k, n: desc.n, expected, found });
+        }
+        Self::new(desc, bytemuck::try_cast_slice(bytes).map_err(|_| PackError::Unaligned)?)
     }
 
     /// The descriptor.
