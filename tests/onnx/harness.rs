@@ -18,6 +18,10 @@ pub(crate) type Outputs = Vec<(String, TensorData)>;
 /// What runs a model: named inputs to named outputs.
 pub(crate) type Backend<'a> = &'a dyn Fn(&Model, &[(&str, TensorData)]) -> Result<Outputs, String>;
 
+/// A [`Backend`] that is a plain function.
+#[allow(dead_code)] // not every test that includes this file names it
+pub(crate) type Run = fn(&Model, &[(&str, TensorData)]) -> Result<Outputs, String>;
+
 /// One operator case of the onnx package.
 #[derive(Deserialize)]
 struct ConformanceCase {

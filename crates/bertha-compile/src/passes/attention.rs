@@ -119,6 +119,9 @@ impl Parts {
                 }
                 Op::Binary(BinaryOp::Add) => {
                     let (scores, mask) = added_mask(graph, tensor).ok_or("neither summand is a product")?;
+                    if graph.tensor(mask).ty.shape.rank() == 0 {
+                        return Err("what is added to the scores is one number, not a mask");
+                    }
                     masks.push(Mask::Additive(mask));
                     tensor = scores;
                 }
