@@ -15,6 +15,9 @@ impl<'g> Rewrite<'g> {
             (Meaning::Same(table), index) if axis_of(axis, rank) == Some(0) => {
                 self.lookup(node, (x, &table), indices, &index)
             }
+            (Meaning::Mask(mask), Meaning::Index(index)) if axis_of(axis, rank) == Some(0) => {
+                self.gather_flat(self.dims(x), mask, &index)
+            }
             (Meaning::Rows(rows), Meaning::Same(index)) => {
                 self.pick(node, rows, (rank, axis), (indices, &index))
             }
@@ -41,7 +44,7 @@ impl<'g> Rewrite<'g> {
                 return Ok(Meaning::Same(row.to_tensor()));
             }
             Meaning::Rows(ids) => (ids.tensor, ids.lead),
-            _ => (self.position_rows(index, rows)?, lead),
+            _ => (self.position_rows(id, index, rows)?, lead),
         };
         let table = self.constant(table)?;
         let tensor = self.emit_one(node, Op::Gather { axis: 0 }, &[Some(table), Some(ids)])?;
@@ -49,9 +52,13 @@ impl<'g> Rewrite<'g> {
     }
 
     /// The input that says the position of each token, noting how it is to be made.
-    fn position_rows(&mut self, index: &Meaning, rows: usize) -> Result<TensorId, Why> {
+    fn position_rows(&mut self, id: TensorId, index: &Meaning, rows: usize) -> Result<TensorId, Why> {
         let (wanted, reserved) = match index {
-            Meaning::Column => (PositionIds::Absolute, 0),
+            Meaning::Index(index)
+                if index.is(&[(self.dims(id).len().saturating_sub(1), 1.into(), &self.seq)]) =>
+            {
+                (PositionIds::Absolute, 0)
+            }
             Meaning::AfterPad { pad_id, step: AfterPad::Position } => {
                 let pad_id =
                     u32::try_from(*pad_id).map_err(|_| self.why("the pad token's id is negative"))?;
@@ -77,7 +84,7 @@ impl<'g> Rewrite<'g> {
             let rows = self.dims(table).first().and_then(|dim| dim.as_const()).unwrap_or(0);
             inputs.push(Some(match self.meaning(id)? {
                 Meaning::Rows(ids) => ids.tensor,
-                other => self.position_rows(&other, usize::try_from(rows).unwrap_or(0))?,
+                other => self.position_rows(id, &other, usize::try_from(rows).unwrap_or(0))?,
             }));
             inputs.push(Some(self.constant(table)?));
         }

@@ -2,8 +2,9 @@
 
 use bertha_graph::{Dim, Node, Op, TensorData};
 
+use super::index::Affine;
 use super::masks::uniform;
-use super::meaning::{Mask, Meaning, Per, Rows, Why, moved_axis};
+use super::meaning::{Mask, Meaning, Per, Rows, Why, moved_axis, proper};
 use super::{Found, Rewrite};
 use crate::pattern::axis_of;
 
@@ -14,14 +15,15 @@ impl<'g> Rewrite<'g> {
         let (from, to) = (self.dims(x), self.result_dims(node)?);
         match self.meaning(x)? {
             Meaning::Rows(rows) => self.reshape_rows(node, rows, from, to),
-            Meaning::Mask(mask) => {
-                let moved = |axis| moved_axis(from, to, axis);
-                let (batch, key) = moved(mask.batch)
-                    .zip(moved(mask.key))
-                    .ok_or_else(|| self.why("the mask is reshaped beyond dimensions of 1"))?;
-                Ok(Meaning::Mask(Mask { batch, key, ..mask }))
-            }
-            meaning @ (Meaning::Column | Meaning::AfterPad { .. } | Meaning::Count) => {
+            Meaning::Mask(mask) => match self.reshaped_mask(&mask, from, to) {
+                Some((batch, key)) => Ok(Meaning::Mask(Mask { batch, key, ..mask })),
+                None => Err(self.why("the mask is reshaped beyond batch and sequence")),
+            },
+            Meaning::Index(index) => match index.moved(|axis| moved_axis(from, to, axis)) {
+                Some(index) => Ok(Meaning::Index(index)),
+                None => Err(self.why("indices are reshaped beyond dimensions of 1")),
+            },
+            meaning @ (Meaning::AfterPad { .. } | Meaning::Count) => {
                 let last = from.len().checked_sub(1);
                 let stays_last = last.and_then(|last| moved_axis(from, to, last)) == to.len().checked_sub(1);
                 let counts = meaning == Meaning::Count && moved_axis(from, to, 0) == Some(0);
@@ -35,6 +37,24 @@ impl<'g> Rewrite<'g> {
                 None => Err(self.why("a constant is reshaped to the batch")),
             },
             _ => Err(self.why("sums over tokens are reshaped")),
+        }
+    }
+
+    /// Where batch and keys of a mask are after a reshape, which may flatten the two into one or undo that.
+    fn reshaped_mask(&self, mask: &Mask, from: &[Dim], to: &[Dim]) -> Option<(usize, usize)> {
+        if let Some(moved) = moved_axis(from, to, mask.batch).zip(moved_axis(from, to, mask.key)) {
+            return Some(moved);
+        }
+        let flat = &self.batch * &self.seq;
+        let (from, to) = (proper(from), proper(to));
+        match (&from[..], &to[..]) {
+            ([(batch, _), (key, _)], [(place, size)]) if mask.batch == *batch && mask.key == *key => {
+                (**size == flat).then_some((*place, *place))
+            }
+            ([(place, _)], [(batch, rows), (key, columns)]) if mask.batch == *place && mask.key == *place => {
+                (**rows == self.batch && **columns == self.seq).then_some((*batch, *key))
+            }
+            _ => None,
         }
     }
 
@@ -91,7 +111,13 @@ impl<'g> Rewrite<'g> {
                 Ok(Meaning::Mask(Mask { batch: mask.batch + shift, key: mask.key + shift, ..mask }))
             }
             Meaning::Rows(rows) if from == to => Ok(Meaning::Rows(rows)),
-            meaning @ (Meaning::Same(_) | Meaning::Column) => Ok(meaning),
+            Meaning::Index(index) => {
+                let kept = |axis: usize| (from.get(axis) == to.get(axis + shift)).then_some(axis + shift);
+                let moved =
+                    index.moved(kept).ok_or_else(|| self.why("indices are repeated along themselves"))?;
+                Ok(Meaning::Index(moved))
+            }
+            meaning @ Meaning::Same(_) => Ok(meaning),
             meaning @ Meaning::AfterPad { .. } if from == to => Ok(meaning),
             Meaning::Count if to.first() == Some(&self.batch) => Ok(Meaning::Count),
             _ => Err(self.why("rows are repeated")),
@@ -131,6 +157,9 @@ impl<'g> Rewrite<'g> {
     }
 
     pub(super) fn concat(&mut self, node: &'g Node, axis: i64) -> Found {
+        if let Some(coordinates) = self.coordinates(node, axis) {
+            return Ok(coordinates);
+        }
         let (rows, axis) = self.rows_along(node, axis)?;
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for id in node.inputs.iter().flatten() {
@@ -214,25 +243,11 @@ impl<'g> Rewrite<'g> {
             && values
                 .is_some_and(|values| values.iter().enumerate().all(|(at, v)| i64::try_from(at) == Ok(*v)));
         match whole && counts {
-            true => Ok(Meaning::Column),
+            true => Ok(Meaning::Index(Affine::along(rank - 1, Dim::from(1), self.seq.clone()))),
             false => {
                 Err(self
                     .why("it takes another part of a constant than the first seq columns of 0, 1, 2, ..."))
             }
-        }
-    }
-
-    /// `0, 1, 2, ...` up to the sequence's length.
-    pub(super) fn range(&self, node: &Node) -> Found {
-        let number = |index: usize| -> Option<Vec<Dim>> {
-            self.old.tensor(node.inputs.get(index).copied().flatten()?).value.clone()
-        };
-        let counts = number(0) == Some(vec![Dim::from(0)])
-            && number(1) == Some(vec![self.seq.clone()])
-            && number(2) == Some(vec![Dim::from(1)]);
-        match counts {
-            true => Ok(Meaning::Column),
-            false => Err(self.why("it counts something else than the columns of the batch")),
         }
     }
 }

@@ -15,6 +15,9 @@ impl<'g> Rewrite<'g> {
         if let Some(found) = self.positions(node, &operands) {
             return Ok(found);
         }
+        if let Some(found) = self.index_arithmetic(node, &operands)? {
+            return Ok(found);
+        }
         if let Some(found) = self.pooling(node, &operands)? {
             return Ok(found);
         }
@@ -82,7 +85,6 @@ impl<'g> Rewrite<'g> {
             self.old.tensor(*id).constant().and_then(TensorData::to_i64).is_some_and(|v| v == [expected])
         };
         match (&node.op, operands) {
-            (Op::Cast { to }, [(_, meaning @ Meaning::Column)]) if to.is_int() => Some(meaning.clone()),
             // Whether a token is the pad token may become 0 and 1; counts keep their values in any integer type.
             (Op::Cast { to }, [(_, meaning @ Meaning::AfterPad { .. })])
                 if to.is_int() || *to == DType::Bool =>

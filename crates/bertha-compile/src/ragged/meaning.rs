@@ -3,6 +3,8 @@
 use bertha_graph::interp::Value;
 use bertha_graph::{Dim, TensorData, TensorId};
 
+use super::index::Affine;
+
 /// Whether rows are tokens or sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Per {
@@ -27,7 +29,7 @@ pub(super) struct Rows {
 pub(super) struct Mask {
     /// The dimension that is the batch.
     pub(super) batch: usize,
-    /// The dimension that is the sequence.
+    /// The dimension that is the sequence; the same as `batch` where the two are flattened into one.
     pub(super) key: usize,
     /// A scalar for a hidden key, then one for a visible key.
     pub(super) at: [Value; 2],
@@ -62,8 +64,10 @@ pub(super) enum Meaning {
     Rows(Rows),
     /// The same for every token and sequence: this, broadcast to the tensor's shape.
     Same(TensorData),
-    /// The index along the last dimension, which is the sequence.
-    Column,
+    /// A sum of multiples of indices: columns of the batch, rows, places in the flattened batch.
+    Index(Affine),
+    /// For each place the coordinates of an element, side by side along the last dimension.
+    Coordinates(Vec<Affine>),
     Mask(Mask),
     AfterPad {
         pad_id: i64,
@@ -85,14 +89,14 @@ pub(super) struct Why {
     pub(super) what: String,
 }
 
+/// Dimensions other than 1 with their places.
+pub(super) fn proper(dims: &[Dim]) -> Vec<(usize, &Dim)> {
+    dims.iter().enumerate().filter(|(_, dim)| dim.as_const() != Some(1)).collect()
+}
+
 /// Where the dimension `axis` of a tensor is after a reshape that only adds or removes dimensions of 1.
 pub(super) fn moved_axis(from: &[Dim], to: &[Dim], axis: usize) -> Option<usize> {
-    let is_one = |dim: &Dim| dim.as_const() == Some(1);
-    let kept = |dims: &[Dim]| -> Vec<(usize, Dim)> {
-        let kept = dims.iter().enumerate().filter(|(_, dim)| !is_one(dim));
-        kept.map(|(axis, dim)| (axis, dim.clone())).collect()
-    };
-    let (from, to) = (kept(from), kept(to));
+    let (from, to) = (proper(from), proper(to));
     if from.len() != to.len() || from.iter().zip(&to).any(|((_, a), (_, b))| a != b) {
         return None;
     }

@@ -16,6 +16,7 @@
 
 mod attention;
 mod embedding;
+mod index;
 mod layout;
 mod masks;
 mod meaning;
@@ -31,6 +32,7 @@ use bertha_graph::{
 };
 
 use crate::log::NearMiss;
+use index::Affine;
 use meaning::{Mask, Meaning, Per, Rows, Why};
 
 /// The pass's name in the log.
@@ -224,6 +226,7 @@ impl<'g> Rewrite<'g> {
             Op::Slice => self.slice(node),
             Op::Gather { axis } => self.gather(node, *axis),
             Op::EmbeddingSum => self.embedding_sum(node),
+            Op::GatherNd { batch_dims: 0 } => self.gather_nd(node),
             Op::Range => self.range(node),
             Op::ConstantOfShape { value } => {
                 value.reshaped(Vec::new()).map(Meaning::Same).map_err(|error| self.why(error))
@@ -252,6 +255,10 @@ impl<'g> Rewrite<'g> {
     fn meaning(&self, id: TensorId) -> Found {
         if let Some(data) = self.old.tensor(id).constant() {
             return Ok(Meaning::Same(data.clone()));
+        }
+        // One number that follows from the shapes, such as the length of the sequences.
+        if let Some([number]) = self.old.tensor(id).value.as_deref() {
+            return Ok(Meaning::Index(Affine::constant(number.clone())));
         }
         match self.meanings.get(id.index()) {
             Some(Some(found)) => found.clone(),
