@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Fill in the [MASK] of each text.
+    /// Fill in the mask of each text.
     FillMask(FillMaskArgs),
     /// Turn each text into a vector.
     Embed(EmbedArgs),

@@ -33,11 +33,20 @@ fn from_file(model: &Model, inputs: &[(&str, TensorData)]) -> Result<harness::Ou
 
 #[test]
 fn operator_cases() {
-    let Some(folder) = harness::cases("conformance.json") else { return };
+    run_operator_cases("conformance.json", 500);
+}
+
+#[test]
+fn old_forms() {
+    run_operator_cases("forms.json", 10);
+}
+
+fn run_operator_cases(list: &str, at_least: usize) {
+    let Some(folder) = harness::cases(list) else { return };
     for (name, backend) in [("as imported", as_imported as harness::Run), ("compiled", compiled)] {
-        let report = harness::run_conformance(&folder, &backend);
+        let report = harness::run_conformance(&folder, list, &backend);
         println!("{name}:\n{}", report.table());
-        assert!(report.passed > 500, "only {} cases passed", report.passed);
+        assert!(report.passed > at_least, "only {} cases passed", report.passed);
         assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
     }
 }
