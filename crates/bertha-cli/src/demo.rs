@@ -1,42 +1,75 @@
-//! The small English model that comes with Bertha.
+//! The small English model that comes with Bertha, inside of the binary.
+//!
+//! The first command that needs it compiles it into an engine file in the user's cache folder; later ones map that
+//! file. Without a cache folder it is compiled anew each time, which takes a moment longer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bertha::Engine;
+use twox_hash::XxHash3_64;
 
-use crate::commands::{Failure, open};
+use crate::commands::Failure;
+use crate::progress::Spinner;
 
-/// Names the folder of the demo model, over all other places.
-const PATH_VARIABLE: &str = "BERTHA_DEMO_MODEL";
-/// Where the model lies from a folder that holds it.
-const FOLDER: &str = "models/demo";
+/// The checkpoint, file by file, as `models/demo` in the repository has it.
+const FILES: [(&str, &[u8]); 3] = [
+    ("config.json", include_bytes!("../../../models/demo/config.json")),
+    ("model.safetensors", include_bytes!("../../../models/demo/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../../models/demo/tokenizer.json")),
+];
 
-/// The demo model, compiled: from `BERTHA_DEMO_MODEL`, or `models/demo` beside the binary, in a folder above it (a
-/// build inside the repository), or in `share/bertha` (an installed one).
+/// Names the folder for compiled models, over the platform's own cache folder.
+const CACHE_VARIABLE: &str = "BERTHA_CACHE";
+
+/// The demo model, compiled.
 pub(crate) fn engine() -> Result<Engine, Failure> {
-    let candidates = candidates();
-    let found = candidates.iter().find(|path| path.join("config.json").is_file());
-    match found {
-        Some(path) => open(path),
-        None => {
-            let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-            Err(Failure::Usage(format!(
-                "no --model given, and the small model that comes with Bertha is in none of {}; set {PATH_VARIABLE} \
-                 to its folder",
-                places.join(", ")
-            )))
-        }
+    let Some(cached) = cache_folder().map(|folder| folder.join(file_name())) else { return compile() };
+    // A file that is damaged, or made for another processor, is replaced below.
+    if let Ok(engine) = Engine::open(&cached)
+        && engine.notices().is_empty()
+    {
+        return Ok(engine);
     }
+    let engine = compile()?;
+    let kept = cached.parent().map_or(Ok(()), std::fs::create_dir_all);
+    if let Err(error) = kept.map_err(|error| error.to_string()).and_then(|()| save(&engine, &cached)) {
+        tracing::info!("the compiled model is not kept in {}: {error}", cached.display());
+    }
+    Ok(engine)
 }
 
-fn candidates() -> Vec<PathBuf> {
-    if let Some(path) = std::env::var_os(PATH_VARIABLE) {
-        return vec![PathBuf::from(path)];
+fn save(engine: &Engine, path: &Path) -> Result<(), String> {
+    engine.save(path).map_err(|error| error.to_string())
+}
+
+/// Unpacks the checkpoint into a temporary folder and compiles it.
+fn compile() -> Result<Engine, Failure> {
+    let _spinner = Spinner::new("compiling the model that comes with Bertha");
+    let failed = |error: std::io::Error| Failure::Other(format!("cannot unpack the built-in model: {error}"));
+    let folder = tempfile::tempdir().map_err(failed)?;
+    for (name, bytes) in FILES {
+        std::fs::write(folder.path().join(name), bytes).map_err(failed)?;
     }
-    let binary = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
-    let mut places: Vec<PathBuf> = binary.ancestors().skip(1).map(|folder| folder.join(FOLDER)).collect();
-    if let Some(prefix) = binary.ancestors().nth(2) {
-        places.push(prefix.join("share/bertha").join(FOLDER));
+    Ok(Engine::open(folder.path())?)
+}
+
+/// Tells versions of Bertha and of the model apart.
+fn file_name() -> String {
+    let hash = FILES.iter().fold(0, |seed, (_, bytes)| XxHash3_64::oneshot_with_seed(seed, bytes));
+    format!("demo-{}-{hash:016x}.bertha", env!("CARGO_PKG_VERSION"))
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os(CACHE_VARIABLE) {
+        return Some(PathBuf::from(folder));
     }
-    places
+    let home = || std::env::var_os("HOME").map(PathBuf::from);
+    let base = if cfg!(target_os = "windows") {
+        std::env::var_os("LOCALAPPDATA").map(PathBuf::from)
+    } else if cfg!(target_os = "macos") {
+        home().map(|home| home.join("Library/Caches"))
+    } else {
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home().map(|home| home.join(".cache")))
+    };
+    base.map(|base| base.join("bertha"))
 }
