@@ -119,8 +119,8 @@ impl Parts {
                 }
                 Op::Binary(BinaryOp::Add) => {
                     let (scores, mask) = added_mask(graph, tensor).ok_or("neither summand is a product")?;
-                    if graph.tensor(mask).ty.shape.rank() == 0 {
-                        return Err("what is added to the scores is one number, not a mask");
+                    if !differs_by_key(graph, mask) {
+                        return Err("what is added to the scores is the same for every key");
                     }
                     masks.push(Mask::Additive(mask));
                     tensor = scores;
@@ -129,6 +129,10 @@ impl Parts {
                     let (scores, mask) = filled_mask(graph, id).ok_or(
                         "what replaces hidden scores is not the lowest number of the type or minus infinity",
                     )?;
+                    let (Mask::Additive(by) | Mask::Fill { condition: by, .. }) = mask;
+                    if !differs_by_key(graph, by) {
+                        return Err("what hides scores is the same for every key");
+                    }
                     masks.push(mask);
                     tensor = scores;
                 }
@@ -146,6 +150,12 @@ fn added_mask(graph: &Graph, sum: TensorId) -> Option<(TensorId, TensorId)> {
         return Some((a, b));
     }
     leads_to_product(graph, b).then_some((b, a))
+}
+
+/// Whether a mask has a dimension for the keys. Attention takes one that is too short as hiding the other keys instead
+/// of broadcasting it.
+fn differs_by_key(graph: &Graph, mask: TensorId) -> bool {
+    graph.tensor(mask).ty.shape.dims().last().is_some_and(|keys| keys.as_const() != Some(1))
 }
 
 /// Whether a tensor is a product but for scales, masks and conversions.

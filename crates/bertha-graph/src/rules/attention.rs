@@ -166,6 +166,9 @@ fn total_seq(
 /// The mask must broadcast to the scores; its last dimension may be shorter, and what is left is masked.
 fn check_mask(args: &Args<'_>, scores: &[Dim]) -> Result<(), RuleError> {
     let Some(mask) = args.opt_typed(3, &Types::BOOL_OR_FLOAT)? else { return Ok(()) };
+    if mask.rank() == 0 {
+        return Err(args.error(3, "a mask with a dimension for the keys"));
+    }
     let shorter = || {
         let (last, total) = (mask.dims().last()?.as_const()?, scores.last()?.as_const()?);
         Some(last < total)

@@ -10,7 +10,7 @@ use bertha_graph::{Model, Task};
 
 use super::proto::ModelProto;
 use super::{ExternalFiles, OnnxFile};
-use crate::error::Result;
+use crate::error::{ImportError, Result};
 
 mod context;
 pub(super) mod dtypes;
@@ -81,6 +81,9 @@ fn import_with(
 ) -> Result<Model> {
     support::check(model, path)?;
     let graph = graph::translate_model(model, path, externals)?;
+    graph
+        .verify()
+        .map_err(|source| ImportError::Graph { path: path.to_owned(), source: Box::new(source) })?;
     let companions = match path.parent().filter(|_| options.companions) {
         Some(folder) => info::Companions::beside(folder)?,
         None => info::Companions::default(),

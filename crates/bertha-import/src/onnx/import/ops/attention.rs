@@ -172,10 +172,10 @@ fn full_length(
     let rank = node.rank(mask);
     let length = node.ty(mask).shape.dims().last().cloned();
     let all = node.graph.tensor(keys).value.as_ref().and_then(|value| value.first().cloned());
-    if rank == 0
-        || length.as_ref().and_then(|dim| dim.as_const()) == Some(1)
-        || (length.is_some() && length == all)
-    {
+    if rank == 0 {
+        return Err("the mask has no dimension for the keys".into());
+    }
+    if length.is_some() && length == all {
         return Ok(mask);
     }
     let length = dimension(node, "mask_keys", mask, -1)?;
