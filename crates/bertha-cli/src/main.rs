@@ -16,7 +16,7 @@ use commands::Failure;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log(cli.verbose);
-    match dispatch(cli.command) {
+    match dispatch(cli.command, cli.verbose) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Failure> {
+fn dispatch(command: Command, verbose: u8) -> Result<(), Failure> {
     match command {
         Command::FillMask(args) => commands::fill_mask::run(args),
         Command::Embed(args) => commands::embed::run(args),
@@ -34,7 +34,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Rerank(args) => commands::rerank::run(args),
         Command::Sparse(args) => commands::sparse::run(args),
         Command::Run(args) => commands::run::run(args),
-        Command::Build(args) => commands::build::run(args),
+        Command::Build(args) => commands::build::run(args, verbose),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Export(args) => commands::export::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -10,7 +10,8 @@ use crate::args::BuildArgs;
 use crate::output;
 use crate::progress::Spinner;
 
-pub(crate) fn run(args: BuildArgs) -> Result<(), Failure> {
+/// `verbose` 1 also prints what the passes did, 2 the kernels and the memory plan too.
+pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     let start = Instant::now();
     let target = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let spinner = Spinner::new(format!("compiling {}", args.model.display()));
@@ -19,11 +20,16 @@ pub(crate) fn run(args: BuildArgs) -> Result<(), Failure> {
     spinner.say(format!("writing {}", target.display()));
     engine.save(&target)?;
     drop(spinner);
-    tracing::info!("\n{}", engine.log());
+    if verbose >= 1 {
+        print_log(&engine)?;
+    }
+    if verbose >= 2 {
+        print_plan(&engine)?;
+    }
     let megabytes = std::fs::metadata(&target).map_or(0.0, |file| file.len() as f64 / 1e6);
-    let (seconds, isa) = (start.elapsed().as_secs_f64(), engine.cpu().isa().tier().name());
+    let (seconds, tier) = (start.elapsed().as_secs_f64(), engine.cpu().isa().tier());
     output::line(format!(
-        "{}: {megabytes:.1} MB, CPU plan for {isa}, built in {seconds:.2} s",
+        "{}: {megabytes:.1} MB, CPU plan for {tier}, built in {seconds:.2} s",
         target.display()
     ))
 }
@@ -34,4 +40,55 @@ fn default_output(model: &std::path::Path) -> PathBuf {
     let mut name = name.unwrap_or_else(|| "model".into());
     name.push(".bertha");
     PathBuf::from(name)
+}
+
+/// Which nodes of the source became what, pass by pass, and where a pass almost fired.
+fn print_log(engine: &Engine) -> Result<(), Failure> {
+    let log = engine.log();
+    let mut pass = "";
+    for event in &log.events {
+        if event.pass != pass {
+            pass = event.pass;
+            output::line(format!("{pass}:"))?;
+        }
+        output::line(format!("  {}{}", event.what, from(&event.sources)))?;
+    }
+    if !log.near_misses.is_empty() {
+        output::line("almost:")?;
+    }
+    for miss in &log.near_misses {
+        output::line(format!("  {} at {}: {}", miss.pass, miss.node, miss.why))?;
+    }
+    Ok(())
+}
+
+/// Source nodes that a line names; the rest are counted.
+const NAMED_SOURCES: usize = 12;
+
+fn from(sources: &[String]) -> String {
+    match sources {
+        [] => String::new(),
+        sources if sources.len() <= NAMED_SOURCES => format!("  <-  {}", sources.join(" ")),
+        sources => {
+            let named = sources[..NAMED_SOURCES].join(" ");
+            format!("  <-  {named} and {} more", sources.len() - NAMED_SOURCES)
+        }
+    }
+}
+
+/// The kernel of every step, and the memory of a run.
+fn print_plan(engine: &Engine) -> Result<(), Failure> {
+    let (Some(steps), Some(slots)) = (engine.cpu().steps(), engine.cpu().memory_plan()) else {
+        return output::line(
+            "steps: planned for each input shape, since the graph computes shapes of its own",
+        );
+    };
+    output::line(format!("steps ({}):", steps.len()))?;
+    let mut table = output::table(&[]);
+    for (node, kernel) in steps {
+        table.add_row([format!("  {kernel}"), node]);
+    }
+    output::line(table)?;
+    output::line(format!("memory of a run, bytes in {} slots that steps share:", slots.len()))?;
+    slots.iter().try_for_each(|slot| output::line(format!("  {slot}")))
 }
