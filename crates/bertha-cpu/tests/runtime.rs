@@ -94,8 +94,13 @@ fn encoder(seed: u64) -> Graph {
         let v = net.linear(&name("v"), x, (HIDDEN, HIDDEN), plain);
         let relative = (layer == 1).then_some(RelativeBuckets { buckets: 8, max_distance: 16 });
         let op = Op::RaggedAttention { heads: HEADS, scale: 0.35, relative };
-        let bias = if layer == 1 { table } else { None };
-        let mixed = net.node(&name("attention"), op, &[q, k, v, cu, bias]);
+        let mixed = if layer == 0 {
+            net.node(&name("attention"), op, &[q, k, v, cu])
+        } else {
+            // The same with the three side by side.
+            let packed = net.linear(&name("qkv"), x, (HIDDEN, 3 * HIDDEN), plain);
+            net.node(&name("attention"), op, &[packed, None, None, cu, table])
+        };
         let sum = net.linear(&name("out"), mixed, (HIDDEN, HIDDEN), (Activation::None, x));
         let (gamma, beta) = (net.weight(&name("gamma"), &[HIDDEN]), net.weight(&name("beta"), &[HIDDEN]));
         let normed = net.node(&name("norm"), Op::LayerNorm { axis: -1, epsilon: 1e-12 }, &[sum, gamma, beta]);

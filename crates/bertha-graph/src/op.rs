@@ -210,9 +210,10 @@ pub enum Op {
         /// Applied to the sum of product and bias.
         activation: Activation,
     },
-    /// `q, k, v, cu_seqlens, relative_bias? -> y`: bidirectional attention of each sequence with itself.
+    /// `q, k?, v?, cu_seqlens, relative_bias? -> y`: bidirectional attention of each sequence with itself.
     ///
-    /// `q`, `k` and `v` are `[tokens, heads * head_dim]`; `cu_seqlens` is `I32 [batch + 1]`, the running sum of the
+    /// `q`, `k` and `v` are `[tokens, heads * head_dim]`. Without `k` and `v`, the first operand holds all three side by
+    /// side, `[tokens, 3 * heads * head_dim]`: the result of one product, read in place. `cu_seqlens` is `I32 [batch + 1]`, the running sum of the
     /// lengths from 0; `relative_bias` is the table `[buckets, heads]` that `relative` explains.
     RaggedAttention {
         /// Number of heads.

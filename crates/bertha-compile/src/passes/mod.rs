@@ -12,6 +12,7 @@ mod layer_norm;
 mod linear_activation;
 mod linear_residual;
 mod matmul_linear;
+mod packed_qkv;
 mod pick;
 mod transposes;
 
@@ -54,6 +55,7 @@ pub(crate) fn ragged() -> &'static [&'static dyn Pass] {
     &[
         // Needs ids of one shape, which padded graphs do not have.
         &embedding_sum::EmbeddingSum,
+        &packed_qkv::PackedQkv,
         // Last: equal constants of all passes become one.
         &common_subexpressions::CommonSubexpressions,
     ]

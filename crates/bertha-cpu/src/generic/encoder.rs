@@ -152,15 +152,24 @@ pub(super) fn ragged_attention(
     y: &mut TensorMut,
     scratch: &mut Scratch,
 ) -> Outcome {
-    let qkv = [
-        operands.typed(0, "q", y.dtype)?,
-        operands.typed(1, "k", y.dtype)?,
-        operands.typed(2, "v", y.dtype)?,
-    ];
-    let (tokens, width) = matrix(qkv[0], "q")?;
-    for (tensor, name) in qkv.iter().zip(["q", "k", "v"]) {
-        expect_shape(*tensor, name, &[tokens, width])?;
-    }
+    let q = operands.typed(0, "q", y.dtype)?;
+    let (tokens, stride) = matrix(q, "q")?;
+    let (k, v) = (operands.optional_typed(1, "k", y.dtype)?, operands.optional_typed(2, "v", y.dtype)?);
+    let (width, qkv) = match (k, v) {
+        (Some(k), Some(v)) => {
+            expect_shape(k, "k", &[tokens, stride])?;
+            expect_shape(v, "v", &[tokens, stride])?;
+            (stride, [(q, 0), (k, 0), (v, 0)])
+        }
+        (None, None) if stride.is_multiple_of(3) => {
+            (stride / 3, [(q, 0), (q, stride / 3), (q, 2 * (stride / 3))])
+        }
+        _ => {
+            return fault!(
+                "queries, keys and values must be three tensors, or one of {stride} columns in three parts"
+            );
+        }
+    };
     y.expect_shape(&[tokens, width])?;
     if attrs.heads == 0 || !width.is_multiple_of(attrs.heads) {
         return fault!("{width} columns do not split into {} heads", attrs.heads);
@@ -175,7 +184,7 @@ pub(super) fn ragged_attention(
         _ => return fault!("`relative_bias` and relative buckets must come together"),
     }
     with_float!(y.dtype, T => {
-        attend_sequences::<T>(attrs, sequences, qkv, table, y.slice(), scratch);
+        attend_sequences::<T>(attrs, sequences, qkv, table, (y.slice(), width), scratch);
         Ok::<(), Fault>(())
     })
 }
@@ -183,14 +192,15 @@ pub(super) fn ragged_attention(
 fn attend_sequences<T: Float>(
     attrs: RaggedAttrs,
     sequences: Sequences,
-    [q, k, v]: [TensorRef; 3],
+    // With the column at which the part begins.
+    [q, k, v]: [(TensorRef, usize); 3],
     table: Option<TensorRef>,
-    y: &mut [T],
+    (y, width): (&mut [T], usize),
     scratch: &mut Scratch,
 ) {
-    let width = q.shape[1];
+    let stride = q.0.shape[1];
     let (heads, dim) = (attrs.heads, width / attrs.heads);
-    let [q, k, v] = [q.slice::<T>(), k.slice::<T>(), v.slice::<T>()];
+    let [q, k, v] = [q, k, v].map(|(tensor, start)| (tensor.slice::<T>(), start));
     let table = attrs.relative.zip(table.map(|table| table.slice::<T>()));
     let scale = T::Wide::from_f64(f64::from(attrs.scale));
     for sequence in (0..sequences.count()).map(|i| sequences.get(i)) {
@@ -200,13 +210,13 @@ fn attend_sequences<T: Float>(
         let (scores, row) = row.split_at_mut(len);
         let (query, out) = row.split_at_mut(dim);
         for head in 0..heads {
-            let column = |token: usize| token * width + head * dim;
+            let first = |start: usize, token: usize| token * stride + start + head * dim;
             for (j, token) in sequence.clone().enumerate() {
-                T::widen_all(&k[column(token)..][..dim], &mut keys[j * dim..][..dim]);
-                T::widen_all(&v[column(token)..][..dim], &mut values[j * dim..][..dim]);
+                T::widen_all(&k.0[first(k.1, token)..][..dim], &mut keys[j * dim..][..dim]);
+                T::widen_all(&v.0[first(v.1, token)..][..dim], &mut values[j * dim..][..dim]);
             }
             for (i, token) in sequence.clone().enumerate() {
-                T::widen_all(&q[column(token)..][..dim], query);
+                T::widen_all(&q.0[first(q.1, token)..][..dim], query);
                 for (j, score) in scores.iter_mut().enumerate() {
                     *score = dot(query, &keys[j * dim..][..dim]).times(scale);
                     if let Some((relative, table)) = table {
@@ -219,7 +229,7 @@ fn attend_sequences<T: Float>(
                     let value = &values[j * dim..][..dim];
                     out.iter_mut().zip(value).for_each(|(sum, v)| *sum = sum.plus(weight.times(*v)));
                 }
-                T::narrow_all(out, &mut y[column(token)..][..dim]);
+                T::narrow_all(out, &mut y[token * width + head * dim..][..dim]);
             }
         }
     }

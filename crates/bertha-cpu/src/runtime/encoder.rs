@@ -200,21 +200,29 @@ pub(super) fn ragged_attention(
     y: &mut TensorMut<'_>,
 ) -> Result<(), String> {
     let (heads, scale) = shape;
-    let operand_rows = |index: usize| rows(&operand(operands, index)?);
-    let (q, k, v) = (operand_rows(0)?, operand_rows(1)?, operand_rows(2)?);
-    let cu = offsets(&operand(operands, 3)?, q.rows)?;
     let y = rows_mut(y)?;
-    let same = |rows: &Rows<'_>| rows.rows == q.rows && rows.cols == q.cols;
-    if !(same(&k)
-        && same(&v)
-        && y.rows == q.rows
-        && y.cols == q.cols
-        && heads > 0
-        && q.cols.is_multiple_of(heads))
-    {
-        return Err(format!("queries, keys and values must be [tokens, {heads} * head_dim]"));
+    let misfit = || format!("queries, keys and values must be [tokens, {heads} * head_dim]");
+    let q = rows(&operand(operands, 0)?)?;
+    let cu = offsets(&operand(operands, 3)?, q.rows)?;
+    if y.rows != q.rows || heads == 0 || !y.cols.is_multiple_of(heads) {
+        return Err(misfit());
     }
-    let head_dim = q.cols / heads;
+    let (width, stride) = (y.cols, q.cols);
+    let [q, k, v] = match (optional(operands, 1), optional(operands, 2)) {
+        // Side by side in one tensor, read where they lie.
+        (None, None) if stride == 3 * width => {
+            [0, 1, 2].map(|part| q.data.get(part * width..).unwrap_or_default())
+        }
+        (Some(k), Some(v)) if stride == width => {
+            let (k, v) = (rows(&k)?, rows(&v)?);
+            if [&k, &v].iter().any(|other| other.rows != y.rows || other.cols != width) {
+                return Err(misfit());
+            }
+            [q.data, k.data, v.data]
+        }
+        _ => return Err(misfit()),
+    };
+    let head_dim = width / heads;
     let longest = cu.longest().max(1);
     let bias = match (relative, optional(operands, 4)) {
         (Some(buckets), Some(table)) => {
@@ -223,16 +231,16 @@ pub(super) fn ragged_attention(
         }
         _ => AttentionBias::None,
     };
-    let layout = HeadLayout::ragged(head_dim, q.cols);
+    let layout = HeadLayout::ragged(head_dim, stride);
     let args = Attention {
         shape: AttentionShape { heads, kv_heads: heads, head_dim, v_head_dim: head_dim, scale },
         seqs: Sequences::Ragged(cu),
-        q: HeadRows { data: q.data, layout },
-        k: HeadRows { data: k.data, layout },
-        v: HeadRows { data: v.data, layout },
+        q: HeadRows { data: q, layout },
+        k: HeadRows { data: k, layout },
+        v: HeadRows { data: v, layout },
         bias,
     };
-    attention(context, &args, layout, y.data);
+    attention(context, &args, HeadLayout::ragged(head_dim, width), y.data);
     Ok(())
 }
 

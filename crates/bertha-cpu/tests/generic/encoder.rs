@@ -67,6 +67,8 @@ proptest! {
         let table = random.tensor(dtype, &[8, heads]);
         let op = Op::RaggedAttention { heads, scale: 0.25, relative };
         check(&op, &[Some(&q), Some(&k), Some(&v), Some(&cu_seqlens), relative.map(|_| &table)]);
+        let packed = random.tensor(dtype, &[tokens, 3 * heads * dim]);
+        check(&op, &[Some(&packed), None, None, Some(&cu_seqlens), relative.map(|_| &table)]);
     }
 
     #[test]

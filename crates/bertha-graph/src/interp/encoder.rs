@@ -112,6 +112,9 @@ pub(super) struct RaggedAttrs {
 
 /// Bidirectional attention of each sequence with itself.
 pub(super) fn ragged_attention(attrs: RaggedAttrs, args: Args, context: Context) -> Result<Value, Fault> {
+    if args.optional(1).is_none() && args.optional(2).is_none() {
+        return packed_attention(attrs, args, context);
+    }
     let (q, k, v) = (args.required(0, "q")?, args.required(1, "k")?, args.required(2, "v")?);
     expect_rank(q, "q", 2)?;
     expect_rank(v, "v", 2)?;
@@ -147,6 +150,27 @@ pub(super) fn ragged_attention(attrs: RaggedAttrs, args: Args, context: Context)
         }
     }
     Ok(context.floats(q.dtype(), vec![tokens, width_v], result))
+}
+
+/// The same with queries, keys and values side by side.
+fn packed_attention(attrs: RaggedAttrs, args: Args, context: Context) -> Result<Value, Fault> {
+    let packed = args.required(0, "q")?;
+    expect_rank(packed, "q", 2)?;
+    let (tokens, columns) = (packed.shape()[0], packed.shape()[1]);
+    if columns % 3 != 0 {
+        return fault!(
+            "queries, keys and values side by side have {columns} columns, which 3 does not divide"
+        );
+    }
+    let (values, width) = (floats(packed, "q")?, columns / 3);
+    let part = |index: usize| {
+        let rows = (0..tokens).flat_map(|row| &values[row * columns + index * width..][..width]);
+        Value::floats(packed.dtype(), vec![tokens, width], rows.copied().collect())
+    };
+    let parts = [part(0), part(1), part(2)];
+    let operands: Vec<Option<&Value>> =
+        parts.iter().map(Some).chain(args.0.iter().skip(3).copied()).collect();
+    ragged_attention(attrs, Args(&operands), context)
 }
 
 /// The bias of a score, by position of query and key in their sequence and by head.

@@ -76,13 +76,20 @@ pub(super) fn ragged_attention(
     relative: Option<&RelativeBuckets>,
     inputs: &[Option<Fact>],
 ) -> Outcome {
-    let args = Args::new(inputs, &["q", "k", "v", "cu_seqlens", "relative_bias?"])?;
+    let args = Args::new(inputs, &["q", "k?", "v?", "cu_seqlens", "relative_bias?"])?;
     let q = args.typed(0, &Types::FLOAT)?;
     let mut shape = args.rank(0, 2)?.dims().to_vec();
-    for index in [1, 2] {
-        let other = args.like(index, 0)?;
-        shape = dims::unify_all(&shape, other.dims())
-            .ok_or_else(|| args.error(index, format_args!("the shape of q, {}", q.ty.shape)))?;
+    match (args.opt(1), args.opt(2)) {
+        (None, None) => shape = third_of_columns(&args, shape)?,
+        (None, Some(_)) => return Err(args.error(1, "keys, as there are values")),
+        (Some(_), None) => return Err(args.error(2, "values, as there are keys")),
+        (Some(_), Some(_)) => {
+            for index in [1, 2] {
+                let other = args.like(index, 0)?;
+                shape = dims::unify_all(&shape, other.dims())
+                    .ok_or_else(|| args.error(index, format_args!("the shape of q, {}", q.ty.shape)))?;
+            }
+        }
     }
     let width = shape.last().and_then(Dim::as_const);
     let heads_i64 = i64::try_from(heads).ok().filter(|heads| *heads > 0);
@@ -111,6 +118,16 @@ pub(super) fn ragged_attention(
         }
     }
     Ok(vec![Fact::with_value(q.dtype(), Shape(shape), None)])
+}
+
+/// The shape of the queries among queries, keys and values that lie side by side.
+fn third_of_columns(args: &Args<'_>, mut shape: Vec<Dim>) -> Result<Vec<Dim>, RuleError> {
+    if let Some(columns) = shape.last_mut() {
+        *columns = columns
+            .exact_div(&Dim::from(3))
+            .ok_or_else(|| args.error(0, "queries, keys and values side by side: a width that 3 divides"))?;
+    }
+    Ok(shape)
 }
 
 /// Number of sequences that `cu_seqlens` delimits.

@@ -49,6 +49,10 @@ fn sequences_do_not_see_each_other() {
         let alone = result(&op, &[&q, &k, &v, &tensor(&[2], &[0i32, (to - from) as i32])]);
         assert_eq!(rows(&all, from, to), alone);
     }
+    let packed = result(&Op::Concat { axis: 1 }, &[&q, &k, &v]);
+    let cu = tensor(&[4], &[0i32, 2, 2, 5]);
+    let in_place = eval(&op, &[Some(&packed), None, None, Some(&cu)], Precision::Native).unwrap();
+    assert_eq!(in_place, [all]);
     for bad in [&[0i32, 4][..], &[1, 5], &[0, 3, 2, 5], &[0, 6], &[]] {
         assert!(refusal(&op, &[&q, &k, &v, &tensor(&[bad.len()], bad)]).contains("cu_seqlens"));
     }

@@ -37,6 +37,12 @@ fn ragged_attention_checks_heads() {
     assert_eq!(types(op(3, None), &[x(), x(), x(), cu()]), "f32[tokens, 12]");
     let relative = Some(RelativeBuckets { buckets: 32, max_distance: 128 });
     assert_eq!(types(op(3, relative), &[x(), x(), x(), cu(), t("f32[32, 3]")]), "f32[tokens, 12]");
+    let packed = || t("f32[tokens, 36]");
+    assert_eq!(types(op(3, None), &[packed(), None, None, cu()]), "f32[tokens, 12]");
+    refused(op(5, None), &[packed(), None, None, cu()], &["divides into 5 heads"]);
+    refused(op(1, None), &[t("f32[tokens, 35]"), None, None, cu()], &["side by side"]);
+    refused(op(3, None), &[packed(), packed(), None, cu()], &["input 2 `v`"]);
+    refused(op(3, None), &[packed(), None, packed(), cu()], &["input 1 `k`"]);
     refused(op(5, None), &[x(), x(), x(), cu()], &["divides into 5 heads"]);
     refused(op(0, None), &[x(), x(), x(), cu()], &["number of heads"]);
     refused(op(3, None), &[x(), x(), t("f32[tokens, 13]"), cu()], &["shape of q", "input 2 `v`"]);

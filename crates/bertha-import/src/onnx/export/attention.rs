@@ -14,7 +14,9 @@ impl Exporter<'_> {
         relative: Option<&RelativeBuckets>,
     ) -> Lowered {
         let q_id = operand_id(node, 0)?;
-        let (dtype, width) = (self.dtype(q_id), self.width(q_id)?);
+        let packed = node.inputs.get(1).copied().flatten().is_none();
+        let (dtype, columns) = (self.dtype(q_id), self.width(q_id)?);
+        let width = if packed { columns / 3 } else { columns };
         let heads_count = i64::try_from(heads).map_err(|_| "has too many heads")?;
         if heads_count == 0 || width % heads_count != 0 {
             return Err(format!("has {heads} heads for a width of {width}"));
@@ -26,9 +28,15 @@ impl Exporter<'_> {
         for (index, (name, perm)) in
             [("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])].into_iter().enumerate()
         {
-            let (x, kind) = self.operand(node, index)?;
+            let (mut x, kind) = self.operand(node, if packed { 0 } else { index })?;
             if kind != Kind::Tokens {
                 return Err(format!("has {name} vectors that are not those of tokens"));
+            }
+            if packed {
+                let start = width * index as i64;
+                let (first, past, axis) =
+                    (self.writer.ints(&[start]), self.writer.ints(&[start + width]), self.writer.ints(&[-1]));
+                x = self.writer.op(&at(&format!("{name}_part")), "Slice", &[&x, &first, &past, &axis]);
             }
             let x = self.writer.reshape(&at(&format!("{name}_heads")), &x, &split);
             operands.push(self.writer.transpose(&at(name), &x, &perm));
