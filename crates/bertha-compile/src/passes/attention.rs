@@ -222,9 +222,11 @@ impl Parts {
         new.push(NewNode { name: name.clone(), op: Op::Attention(attrs), inputs, outputs: 1 });
         nodes.sort();
         nodes.dedup();
-        // Scales and conversions that others read stay; they are not what this attention stands for alone.
+        // What others read stays; this attention does not stand for it alone.
+        let within = nodes.clone();
         nodes.retain(|id| {
-            output(graph, *id).is_some_and(|tensor| uses.readers(tensor).len() <= 1 || *id == product)
+            let readers = output(graph, *id).map(|tensor| uses.readers(tensor)).unwrap_or_default();
+            *id == product || readers.iter().all(|reader| within.contains(reader))
         });
         let what = format!("{} nodes become the attention {name}", nodes.len());
         let last = new.len() - 1;

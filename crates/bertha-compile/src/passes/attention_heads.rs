@@ -89,6 +89,9 @@ fn merged(graph: &Graph, uses: &Uses, id: NodeId, attrs: &AttentionAttrs) -> Res
     if let Some(mask) = input(graph, id, 3) {
         inputs.push(Some(Value::Old(mask)));
     }
+    // Queries, keys and values may be the same tensor.
+    let mut seen = std::collections::HashSet::new();
+    removes.retain(|id| seen.insert(*id));
     let op = Op::Attention(AttentionAttrs { q_heads, kv_heads, ..attrs.clone() });
     let what = format!("{} reads {q_heads} heads in place", node.name);
     Ok(one_node(removes, (node.name.clone(), op), inputs, result, what))

@@ -50,7 +50,7 @@ fn constant_target(graph: &Graph, id: NodeId) -> Option<crate::patch::Patch> {
 }
 
 /// The shape of the result in numbers: 0 copies a dimension, one -1 is what is left.
-fn target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
+pub(super) fn target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
     let target: Vec<i64> = to
         .iter()
         .enumerate()

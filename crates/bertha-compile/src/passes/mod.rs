@@ -51,7 +51,7 @@ pub fn portable() -> &'static [&'static dyn Pass] {
 }
 
 /// The passes over ragged graphs, from a checkpoint or from a padded graph, after the portable ones.
-pub(crate) fn ragged() -> &'static [&'static dyn Pass] {
+pub fn ragged() -> &'static [&'static dyn Pass] {
     &[
         // Needs ids of one shape, which padded graphs do not have.
         &embedding_sum::EmbeddingSum,

@@ -20,7 +20,8 @@ impl Pass for Pick {
     }
 
     fn find(&self, graph: &Graph, _uses: &Uses) -> Findings {
-        let patches = graph.node_ids().filter_map(|id| picked(graph, id)).collect();
+        let patches =
+            graph.node_ids().filter_map(|id| picked(graph, id).or_else(|| only_one(graph, id))).collect();
         Findings { patches, near_misses: Vec::new() }
     }
 }
@@ -51,6 +52,25 @@ fn picked(graph: &Graph, id: NodeId) -> Option<Patch> {
     let axis = if axis + 1 == rank { -1 } else { i64::try_from(axis).ok()? };
     let inputs = vec![Some(Value::Old(x)), Some(index)];
     Some(one_node(vec![cut, id], (name, Op::Gather { axis }), inputs, output(graph, id)?, what))
+}
+
+/// A pick along a dimension of 1 has nothing to choose: it removes the dimension.
+fn only_one(graph: &Graph, id: NodeId) -> Option<Patch> {
+    let Op::Gather { axis } = graph.node(id).op else { return None };
+    let (x, index) = (input(graph, id, 0)?, input(graph, id, 1)?);
+    let result = output(graph, id)?;
+    let (from, to) = (graph.tensor(x).ty.shape.dims(), graph.tensor(result).ty.shape.dims());
+    let single = from.get(axis_of(axis, from.len())?)?.as_const() == Some(1);
+    let by_number = graph.tensor(index).ty.shape.rank() == 0 && graph.tensor(index).constant().is_some();
+    if !single || !by_number {
+        return None;
+    }
+    let target = super::fold_shapes::target(from, to)?;
+    let name = graph.node(id).name.clone();
+    let what = format!("{name} removes a dimension of 1");
+    let shape = Value::Constant(format!("{name}.shape"), TensorData::vector(target));
+    let op = Op::Reshape { allow_zero: false };
+    Some(one_node(vec![id], (name, op), vec![Some(Value::Old(x)), Some(shape)], result, what))
 }
 
 /// Where a part of width one begins.

@@ -225,6 +225,13 @@ impl<'g> Rewrite<'g> {
             Op::Concat { axis } => self.concat(node, *axis),
             Op::Slice => self.slice(node),
             Op::Gather { axis } => self.gather(node, *axis),
+            // Whatever is picked of one value is that value.
+            Op::GatherElements { .. } => match self.operand(node, 0)? {
+                Meaning::Same(data) => masks::uniform(&data)
+                    .map(Meaning::Same)
+                    .ok_or_else(|| self.why("it picks single elements of a constant")),
+                _ => Err(self.why("it picks single elements")),
+            },
             Op::EmbeddingSum => self.embedding_sum(node),
             Op::GatherNd { batch_dims: 0 } => self.gather_nd(node),
             Op::Range => self.range(node),
