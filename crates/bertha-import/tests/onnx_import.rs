@@ -1,7 +1,7 @@
 //! What the ONNX importer makes of names, types, odd forms and files that it must refuse.
 
 use bertha_graph::interp::{Interpreter, Precision};
-use bertha_graph::{Model, Task, TensorData};
+use bertha_graph::{Model, PoolKind, Pooling, Task, TensorData};
 use bertha_import::ImportError;
 use bertha_import::onnx::proto::*;
 use bertha_import::onnx::{self, ImportOptions, tensor_proto};
@@ -365,4 +365,69 @@ fn the_task_shows_in_names_and_shapes() {
     let model = model(graph(vec![node("Neg", &["x"], &["y"])], vec![floats("x")], &["y"]));
     let told = onnx::import_model(&model, "model.onnx", &options).unwrap();
     assert_eq!(told.info.task, Task::MaskedLm);
+}
+
+/// A model in the folder `onnx` of a checkpoint, with `outputs` and the checkpoint's files.
+fn beside_files(outputs: &[(&str, &[&str])], files: &[(&str, &str)]) -> bertha_graph::ModelInfo {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let nodes = outputs.iter().map(|(name, _)| node("Neg", &[&format!("{name}_in")], &[name])).collect();
+    let inputs = outputs.iter().map(|(name, dims)| value(&format!("{name}_in"), DataType::Float, dims));
+    let names: Vec<_> = outputs.iter().map(|(name, _)| *name).collect();
+    let path = folder.path().join("onnx/model.onnx");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let model = model(graph(nodes, inputs.collect(), &names));
+    let none = onnx::ExternalFiles::none(&path);
+    onnx::write_onnx(&model, &none, &path, onnx::ExternalData::WhenNeeded).unwrap();
+    let imported = onnx::import(&path, &ImportOptions::default()).unwrap();
+    let has_tokenizer = files.iter().any(|(name, _)| *name == "tokenizer.json");
+    assert_eq!(imported.tokenizer.is_some(), has_tokenizer);
+    imported.info
+}
+
+#[test]
+fn files_of_the_checkpoint_around_describe_the_model() {
+    let classes = r#"{"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "hidden_size": 16,
+        "max_position_embeddings": 26, "pad_token_id": 1, "id2label": {"0": "no", "1": "yes"},
+        "problem_type": "multi_label_classification"}"#;
+    let info =
+        beside_files(&[("logits", &["b", "2"])], &[("config.json", classes), ("tokenizer.json", "{}")]);
+    assert_eq!((info.task, info.hidden, info.max_tokens), (Task::SequenceClassification, Some(16), Some(24)));
+    assert_eq!((info.labels, info.multi_label), (vec!["no".to_owned(), "yes".to_owned()], true));
+
+    // Names for another number of classes are not those of this output.
+    let info = beside_files(&[("logits", &["b", "3"])], &[("config.json", classes)]);
+    assert_eq!(info.labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+
+    let masked = r#"{"model_type": "bert", "architectures": ["BertForMaskedLM"]}"#;
+    let modules = r#"[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+    let pooling = r#"{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#;
+    let files = [
+        ("config.json", masked),
+        ("modules.json", modules),
+        ("1_Pooling/config.json", pooling),
+        ("tokenizer.json", "{}"),
+    ];
+    let info = beside_files(&[("last_hidden_state", &["b", "s", "8"])], &files);
+    assert_eq!(info.task, Task::Encoder, "the output says more than the configuration");
+    let pooling = Pooling { kind: PoolKind::Mean, normalize: true };
+    assert_eq!((info.pooling, info.hidden), (Some(pooling), Some(8)));
+    let info = beside_files(&[("logits", &["b", "s", "8"])], &files);
+    assert_eq!(info.task, Task::MaskedLm);
+}
+
+#[test]
+fn settings_that_cannot_be_followed_do_not_keep_the_graph_from_running() {
+    let modules = r#"[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_CNN", "type": "sentence_transformers.models.CNN"}]"#;
+    let info = beside_files(&[("last_hidden_state", &["b", "s", "8"])], &[("modules.json", modules)]);
+    assert!(info.pooling.is_none());
+    assert!(info.source.contains("no pooling") && info.source.contains("CNN"), "{}", info.source);
+    assert!(info.source.contains("no tokenizer"), "{}", info.source);
 }

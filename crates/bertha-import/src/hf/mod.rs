@@ -7,14 +7,14 @@ mod activation;
 mod checkpoint;
 mod checks;
 mod compressed;
-mod config;
+pub(crate) mod config;
 mod families;
 mod heads;
 mod import;
 mod net;
-mod sentence;
+pub(crate) mod sentence;
 mod shards;
-mod tokenizer;
+pub(crate) mod tokenizer;
 mod weights;
 
 pub mod safetensors;
