@@ -3,7 +3,7 @@
 use bertha_graph::{BinaryOp, DType, Graph, NodeId, Op, TensorData, TensorId, ragged};
 
 use crate::driver::Pass;
-use crate::patch::{Findings, Patch, Value};
+use crate::patch::{Findings, NewNode, Patch, Value};
 use crate::pattern::{input, is_row_of, one_node, output};
 use crate::uses::{Uses, producer};
 
@@ -69,34 +69,76 @@ fn lookup(graph: &Graph, id: NodeId) -> Option<Patch> {
     patch(graph, (vec![id], id), old(&[(ids, table)]), what)
 }
 
-/// The embedding sum that computes `tensor` for nobody else.
-fn summand(graph: &Graph, uses: &Uses, tensor: TensorId) -> Option<NodeId> {
+/// An embedding sum that nobody else reads, with a constant row that may be added to it.
+struct Summand {
+    embedding: NodeId,
+    /// The addition, and the row.
+    row: Option<(NodeId, TensorId)>,
+}
+
+fn summand(graph: &Graph, uses: &Uses, tensor: TensorId) -> Option<Summand> {
+    uses.only_reader(tensor)?;
     let (id, node) = producer(graph, tensor)?;
-    (node.op == Op::EmbeddingSum && uses.only_reader(tensor).is_some()).then_some(id)
+    match node.op {
+        Op::EmbeddingSum => Some(Summand { embedding: id, row: None }),
+        Op::Binary(BinaryOp::Add) => {
+            let (embedding, row) = row_added(graph, id)?;
+            uses.only_reader(output(graph, embedding)?)?;
+            Some(Summand { embedding, row: Some((id, row)) })
+        }
+        _ => None,
+    }
+}
+
+/// The operands of an addition of a constant row to an embedding sum.
+fn row_added(graph: &Graph, add: NodeId) -> Option<(NodeId, TensorId)> {
+    let (a, b) = (input(graph, add, 0)?, input(graph, add, 1)?);
+    [(a, b), (b, a)].into_iter().find_map(|(embedding, row)| {
+        let (id, node) = producer(graph, embedding)?;
+        (node.op == Op::EmbeddingSum && is_row_of(graph, row, embedding)).then_some((id, row))
+    })
 }
 
 fn sum(graph: &Graph, uses: &Uses, id: NodeId) -> Option<Patch> {
     let (a, b) = (input(graph, id, 0)?, input(graph, id, 1)?);
-    match (summand(graph, uses, a), summand(graph, uses, b)) {
-        (Some(first), Some(second)) => {
-            let shape = |node| pairs(graph, node).first().map(|(ids, _)| graph.tensor(*ids).ty.shape.clone());
-            if shape(first) != shape(second) {
-                return None;
-            }
-            let all: Vec<Pair> = pairs(graph, first).into_iter().chain(pairs(graph, second)).collect();
-            let what = format!("{} tables are summed in one step", all.len());
-            patch(graph, (vec![first, second, id], first), old(&all), what)
-        }
-        (Some(embedding), None) => with_row(graph, (embedding, id), b),
-        (None, Some(embedding)) => with_row(graph, (embedding, id), a),
-        (None, None) => None,
+    let (Some(first), Some(second)) = (summand(graph, uses, a), summand(graph, uses, b)) else {
+        return with_row(graph, uses, id);
+    };
+    let shape = |node| pairs(graph, node).first().map(|(ids, _)| graph.tensor(*ids).ty.shape.clone());
+    if shape(first.embedding) != shape(second.embedding) {
+        return None;
     }
+    let all: Vec<Pair> =
+        pairs(graph, first.embedding).into_iter().chain(pairs(graph, second.embedding)).collect();
+    let what = format!("{} tables are summed in one step", all.len());
+    let rows: Vec<(NodeId, TensorId)> = first.row.into_iter().chain(second.row).collect();
+    let mut removes = vec![first.embedding, second.embedding];
+    removes.extend(rows.iter().map(|(add, _)| *add));
+    removes.push(id);
+    let mut patch = patch(graph, (removes, first.embedding), old(&all), what)?;
+    // Rows wait until all tables are there.
+    for (add, row) in rows {
+        let before = patch.nodes.len() - 1;
+        let inputs = vec![Some(Value::New { node: before, output: 0 }), Some(Value::Old(row))];
+        let name = graph.node(add).name.clone();
+        patch.nodes.push(NewNode { name, op: Op::Binary(BinaryOp::Add), inputs, outputs: 1 });
+    }
+    let last = patch.nodes.len() - 1;
+    patch.replaces = vec![(output(graph, id)?, Value::New { node: last, output: 0 })];
+    Some(patch)
 }
 
 /// A constant row that is added to every token's is added to every row of the smallest table.
-fn with_row(graph: &Graph, (embedding, add): (NodeId, NodeId), row: TensorId) -> Option<Patch> {
-    if !is_row_of(graph, row, output(graph, add)?) {
-        return None;
+fn with_row(graph: &Graph, uses: &Uses, add: NodeId) -> Option<Patch> {
+    let (embedding, row) = row_added(graph, add)?;
+    uses.only_reader(output(graph, embedding)?)?;
+    // More tables may follow, and one of them be smaller.
+    let reader = uses.only_reader(output(graph, add)?);
+    if reader.is_some_and(|reader| graph.node(reader).op == Op::Binary(BinaryOp::Add)) {
+        let more = graph.node(reader?).inputs.iter().flatten().all(|id| summand(graph, uses, *id).is_some());
+        if more {
+            return None;
+        }
     }
     let data = graph.tensor(row).constant()?;
     let pairs = add_to_smallest(graph, &pairs(graph, embedding), data)?;
