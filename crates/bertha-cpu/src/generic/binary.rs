@@ -3,6 +3,7 @@
 use bertha_graph::{BinaryOp, DType};
 
 use super::error::{Fault, Outcome};
+use super::fill::to_i128;
 use super::nest::Nest;
 use super::number::{Arith, Float, Number, Real, with_float, with_number};
 use super::operands::Operands;
@@ -142,7 +143,7 @@ fn widen_run<T: Number>(from: &[T], step: isize, first: usize, to: &mut [T::Wide
 fn pow(a: TensorRef, b: TensorRef, y: &mut TensorMut) -> Outcome {
     let nest = Nest::broadcast(y.shape, [a.shape, b.shape])?;
     if a.dtype.is_float() && b.len() == 1 && y.len() == a.len() {
-        let exponent = with_number!(b.dtype, E => Ok(b.slice::<E>()[0].widen().to_f64()))?;
+        let exponent = number_at(b, 0)?;
         return with_float!(a.dtype, T => {
             pow_by_one::<T>(a.slice(), exponent, y.slice());
             Ok(())
@@ -154,10 +155,7 @@ fn pow(a: TensorRef, b: TensorRef, y: &mut TensorMut) -> Outcome {
             Ok(())
         });
     }
-    with_number!(a.dtype, T => with_number!(b.dtype, E => {
-        mixed_pow::<T, E>(&nest, a.slice(), b.slice(), y.slice());
-        Ok(())
-    }))
+    with_number!(a.dtype, T => mixed_pow::<T>(&nest, a.slice(), b, y.slice()))
 }
 
 /// The exponents that models use have short forms.
@@ -174,41 +172,55 @@ fn pow_by_one<T: Float>(a: &[T], exponent: f64, y: &mut [T]) {
     }
 }
 
-fn mixed_pow<T: Number, E: Number>(nest: &Nest<2>, a: &[T], b: &[E], y: &mut [T]) {
+/// Exponents of any dtype, read one by one: rare, and not worth a loop for each pair of dtypes.
+fn mixed_pow<T: Number>(nest: &Nest<2>, a: &[T], b: TensorRef, y: &mut [T]) -> Outcome {
     let mut results = y.iter_mut();
-    let ints = T::DTYPE.is_int() && E::DTYPE.is_int();
+    let mut outcome = Ok(());
     nest.for_each(|[at_a, at_b]| {
         let Some(y) = results.next() else { return };
-        let (base, exponent) = (a[at_a].widen(), b[at_b].widen());
-        *y = T::narrow(if ints {
-            int_pow(base, exponent)
+        let base = a[at_a].widen();
+        let power = if T::DTYPE.is_int() && b.dtype.is_int() {
+            int_at(b, at_b).map(|exponent| int_pow(base, exponent))
         } else {
-            T::Wide::from_f64(base.to_f64().powf(exponent.to_f64()))
-        });
+            number_at(b, at_b).map(|exponent| T::Wide::from_f64(base.to_f64().powf(exponent)))
+        };
+        match power {
+            Ok(power) => *y = T::narrow(power),
+            Err(fault) => outcome = Err(fault),
+        }
     });
+    outcome
+}
+
+fn number_at(tensor: TensorRef, at: usize) -> Outcome<f64> {
+    with_number!(tensor.dtype, T => Ok(tensor.slice::<T>()[at].widen().to_f64()))
+}
+
+fn int_at(tensor: TensorRef, at: usize) -> Outcome<i128> {
+    with_number!(tensor.dtype, T => Ok(to_i128(tensor.slice::<T>()[at])))
 }
 
 /// Wraps on overflow. Negative exponents truncate the fraction toward zero, and 0 to one of them gives 0.
-fn int_pow<B: Arith, E: Arith>(base: B, exponent: E) -> B {
-    let two = E::ONE.plus(E::ONE);
-    let odd = |e: E| e.minus(e.over(two).times(two)) != E::ZERO;
-    if exponent < E::ZERO {
+fn int_pow<B: Arith>(base: B, exponent: i128) -> B {
+    let odd = exponent % 2 != 0;
+    if exponent < 0 {
         let minus_one = B::ZERO.minus(B::ONE);
-        return if base == B::ONE || (base == minus_one && minus_one < B::ZERO && !odd(exponent)) {
+        let signed = minus_one < B::ZERO;
+        return if base == B::ONE || (signed && base == minus_one && !odd) {
             B::ONE
-        } else if base == minus_one && minus_one < B::ZERO {
+        } else if signed && base == minus_one {
             minus_one
         } else {
             B::ZERO
         };
     }
     let (mut result, mut square, mut rest) = (B::ONE, base, exponent);
-    while rest > E::ZERO {
-        if odd(rest) {
+    while rest > 0 {
+        if rest % 2 == 1 {
             result = result.times(square);
         }
         square = square.times(square);
-        rest = rest.over(two);
+        rest /= 2;
     }
     result
 }
