@@ -13,16 +13,6 @@ pub enum LowerError {
         /// The plugin's name.
         plugin: String,
     },
-    /// A linear whose weight is computed.
-    #[error(
-        "node `{node}`: the weight `{weight}` of a linear must be a constant f32 matrix; use matmul for computed ones"
-    )]
-    LinearWeight {
-        /// The node.
-        node: String,
-        /// The weight.
-        weight: String,
-    },
     /// More outputs than a program keeps track of.
     #[error("the graph has {count} outputs; at most 64 are supported")]
     TooManyOutputs {

@@ -112,11 +112,11 @@ impl<'a> Lowering<'a> {
                 Kernel::LayerNorm { epsilon: *epsilon }
             }
             Op::MatMul if f32s && self.are_matrices(node) => Kernel::MatMul,
-            Op::RaggedAttention { heads, scale, relative } => {
+            Op::RaggedAttention { heads, scale, relative } if is_f32(first) => {
                 Kernel::RaggedAttention { heads: *heads, scale: *scale, relative: *relative }
             }
             Op::Softmax { axis } if f32s && is_last_axis(*axis, first) => Kernel::Softmax,
-            Op::Pool(kind) => Kernel::Pool(*kind),
+            Op::Pool(kind) if is_f32(first) => Kernel::Pool(*kind),
             Op::L2Normalize { epsilon } if f32s => Kernel::L2Normalize { epsilon: *epsilon },
             Op::If { then_branch, else_branch } => Kernel::If {
                 then_branch: Box::new(lower(then_branch, self.store)?),
@@ -178,16 +178,9 @@ impl<'a> Lowering<'a> {
             }
             _ => return Ok(None),
         };
-        let Some(packed) = self.packed(weight, layout)? else {
-            let runs_generic = !matches!(node.op, Op::Linear { .. });
-            return if runs_generic {
-                Ok(None)
-            } else {
-                let weight = self.graph.tensor(weight).name.clone();
-                Err(LowerError::LinearWeight { node: node.name.clone(), weight })
-            };
-        };
-        if self.graph.dtype(x) != DType::F32 {
+        // Other element types, and weights that a node computes, run on the plain kernels.
+        let Some(packed) = self.packed(weight, layout)? else { return Ok(None) };
+        if self.graph.dtype(x) != DType::F32 || activation == bertha_graph::Activation::Silu {
             return Ok(None);
         }
         Ok(Some((Kernel::Linear { weight: packed, activation }, vec![Some(x), bias, residual])))
@@ -336,6 +329,10 @@ fn is_alias(op: &Op) -> bool {
         op,
         Op::Reshape { .. } | Op::Squeeze | Op::Unsqueeze | Op::Unary(bertha_graph::UnaryOp::Identity)
     )
+}
+
+fn is_f32(tensor: Option<&Tensor>) -> bool {
+    tensor.is_some_and(|tensor| tensor.ty.dtype == DType::F32)
 }
 
 /// With beta, and without the statistics as results.
