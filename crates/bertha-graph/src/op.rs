@@ -388,7 +388,8 @@ impl RelativeBuckets {
         // In f32, as the reference implementation of the model does it, so that bucket borders agree.
         let ratio =
             (distance as f32 / exact as f32).ln() as f64 / (self.max_distance as f64 / exact as f64).ln();
-        let log_bucket = exact + (ratio as f32 * (per_side - exact) as f32) as usize;
+        // A maximum distance within the exact ones makes the ratio infinite.
+        let log_bucket = exact.saturating_add((ratio as f32 * (per_side - exact) as f32) as usize);
         side + log_bucket.min(per_side - 1)
     }
 }

@@ -5,6 +5,7 @@ mod attention;
 mod attention_heads;
 mod common_subexpressions;
 mod embedding_sum;
+mod expansions;
 mod fold_constants;
 mod fold_shapes;
 mod identities;
@@ -44,6 +45,8 @@ pub fn portable() -> &'static [&'static dyn Pass] {
         &identities::Identities,
         &fold_shapes::FoldShapes,
         &attention_heads::AttentionHeads,
+        // Needs attentions: they broadcast their masks.
+        &expansions::Expansions,
         // Masks made for each attention, and weights transposed for linears, are equal often.
         &fold_constants::FoldConstants,
         &common_subexpressions::CommonSubexpressions,

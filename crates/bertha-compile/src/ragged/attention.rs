@@ -1,8 +1,9 @@
 //! Attention over a padded batch is ragged attention when its mask hides the pads and nothing else.
 
-use bertha_graph::{AttentionAttrs, DType, Node, Op};
+use bertha_graph::{AttentionAttrs, DType, Dim, Node, Op, RelativeBuckets};
 
-use super::meaning::{Meaning, Per, Rows, Why};
+use super::distance::Bias;
+use super::meaning::{Mask, Meaning, Per, Rows, Why};
 use super::{Found, Rewrite};
 
 /// What must at least be added to a score to hide it.
@@ -30,36 +31,69 @@ impl<'g> Rewrite<'g> {
                 _ => return Err(self.why("queries, keys and values are not rows of tokens")),
             }
         }
-        self.check_mask(node)?;
+        let bias = self.check_mask(node)?;
         operands.push(Some(self.cu_seqlens));
         let width = self.operand_id(node, 0).map(|id| self.dims(id))?.last().and_then(|dim| dim.as_const());
         let head_dim = width.and_then(|width| usize::try_from(width).ok()).map(|width| width / attrs.q_heads);
         let head_dim = head_dim.filter(|head_dim| *head_dim > 0);
         let head_dim = head_dim.ok_or_else(|| self.why("the width of a head is not known"))?;
         let scale = attrs.scale.unwrap_or_else(|| (1.0 / (head_dim as f64).sqrt()) as f32);
-        let op = Op::RaggedAttention { heads: attrs.q_heads, scale, relative: None };
+        let relative = match bias {
+            None => None,
+            Some(bias) => {
+                operands.push(Some(self.constant(bias.table)?));
+                Some(self.buckets(&bias, attrs.q_heads)?)
+            }
+        };
+        let op = Op::RaggedAttention { heads: attrs.q_heads, scale, relative };
         let tensor = self.emit_one(node, op, &operands)?;
         Ok(Meaning::Rows(Rows { tensor, lead: 2, per: Per::Token }))
     }
 
-    /// The mask must be a function of the key's own mask alone, and hide it or do nothing.
-    fn check_mask(&self, node: &Node) -> Result<(), Why> {
-        let Some(id) = node.inputs.get(3).copied().flatten() else {
-            return match self.has_mask {
-                true => Err(self.why("it sees padding, although the graph has an attention mask")),
-                // Without a mask the caller has no way to pad.
-                false => Ok(()),
-            };
+    /// The buckets of a bias, which must be those of the op for every distance that can occur.
+    fn buckets(&self, bias: &Bias, heads: usize) -> Result<RelativeBuckets, Why> {
+        let rows = match self.dims(bias.table) {
+            [rows, columns] if *columns == Dim::from(heads) => rows.as_const(),
+            _ => None,
         };
-        let Meaning::Mask(mask) = self.meaning(id)? else {
-            return Err(self.why("its mask depends on more than the attention mask"));
+        let rows = rows.and_then(|rows| usize::try_from(rows).ok());
+        let rows = rows.ok_or_else(|| self.why("the table of biases has not one column for each head"))?;
+        let longest = self.max_tokens.ok_or_else(|| self.why("nothing bounds the distances of its bias"))?;
+        let buckets = bias.buckets(rows, longest);
+        buckets.ok_or_else(|| self.why("its bias depends on distances in another way than by T5's buckets"))
+    }
+
+    /// The mask must be a function of the key's own mask alone, and hide it or do nothing; what it may hold beside is a
+    /// bias by distance, which is given back.
+    fn check_mask(&self, node: &Node) -> Result<Option<Bias>, Why> {
+        let unmasked = || match self.has_mask {
+            true => Err(self.why("it sees padding, although the graph has an attention mask")),
+            // Without a mask the caller has no way to pad.
+            false => Ok(()),
+        };
+        let Some(id) = node.inputs.get(3).copied().flatten() else {
+            return unmasked().map(|()| None);
         };
         let rank = self.dims(id).len();
+        match self.meaning(id)? {
+            Meaning::Mask(mask) => self.check_hiding(&mask, (rank, self.old.dtype(id))).map(|()| None),
+            Meaning::Bias(bias) if rank == 4 && bias.axes == [1, 2, 3] => {
+                match &bias.mask {
+                    Some(mask) => self.check_hiding(mask, (rank, self.old.dtype(id)))?,
+                    None => unmasked()?,
+                }
+                Ok(Some(bias))
+            }
+            _ => Err(self.why("its mask depends on more than the attention mask")),
+        }
+    }
+
+    fn check_hiding(&self, mask: &Mask, (rank, dtype): (usize, DType)) -> Result<(), Why> {
         if rank != 4 || mask.batch != 0 || mask.key != 3 {
             return Err(self.why("its mask does not go along batch and keys"));
         }
         let numbers = mask.numbers().ok_or_else(|| self.why("its mask is empty"))?;
-        let hides = match (self.old.dtype(id), numbers) {
+        let hides = match (dtype, numbers) {
             (DType::Bool, [hidden, visible]) => hidden == 0.0 && visible == 1.0,
             (_, [hidden, visible]) => hidden <= HIDES && visible == 0.0,
         };

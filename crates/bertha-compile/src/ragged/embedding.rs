@@ -12,6 +12,9 @@ impl<'g> Rewrite<'g> {
         let (x, indices) = (self.operand_id(node, 0)?, self.operand_id(node, 1)?);
         let rank = self.dims(x).len();
         match (self.meaning(x)?, self.meaning(indices)?) {
+            (Meaning::Same(_), Meaning::Distance(distance)) if axis_of(axis, rank) == Some(0) => {
+                self.bias(x, &distance)
+            }
             (Meaning::Same(table), index) if axis_of(axis, rank) == Some(0) => {
                 self.lookup(node, (x, &table), indices, &index)
             }

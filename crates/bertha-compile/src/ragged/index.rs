@@ -43,6 +43,17 @@ impl Affine {
             })
     }
 
+    /// Whether it is `factor * (key - query) + constant` for two dimensions of this size, the later one being the keys:
+    /// the two dimensions, 1 or -1, and the constant.
+    pub(super) fn as_difference(&self, size: &Dim) -> Option<(usize, usize, i64, i64)> {
+        let mut terms = self.terms.iter();
+        let ((query, of_query), (key, of_key)) = (terms.next()?, terms.next()?);
+        let (by_query, by_key) = (of_query.0.as_const()?, of_key.0.as_const()?);
+        let pair = terms.next().is_none() && of_query.1 == *size && of_key.1 == *size;
+        let opposite = by_key.abs() == 1 && by_query == -by_key;
+        (pair && opposite).then_some((*query, *key, by_key, self.constant.as_const()?))
+    }
+
     fn plus(mut self, other: Affine, sign: i64) -> Affine {
         let sign = Dim::from(sign);
         self.constant = &self.constant + &(&other.constant * &sign);

@@ -23,6 +23,14 @@ impl<'g> Rewrite<'g> {
                 Some(index) => Ok(Meaning::Index(index)),
                 None => Err(self.why("indices are reshaped beyond dimensions of 1")),
             },
+            Meaning::Bias(bias) => match bias.moved(|axis| moved_axis(from, to, axis)) {
+                Some(bias) => Ok(Meaning::Bias(bias)),
+                None => Err(self.why("a bias is reshaped beyond dimensions of 1")),
+            },
+            Meaning::Distance(distance) => match distance.moved(|axis| moved_axis(from, to, axis)) {
+                Some(distance) => Ok(Meaning::Distance(distance)),
+                None => Err(self.why("distances are reshaped beyond dimensions of 1")),
+            },
             meaning @ (Meaning::AfterPad { .. } | Meaning::Count) => {
                 let last = from.len().checked_sub(1);
                 let stays_last = last.and_then(|last| moved_axis(from, to, last)) == to.len().checked_sub(1);
@@ -117,6 +125,11 @@ impl<'g> Rewrite<'g> {
                     index.moved(kept).ok_or_else(|| self.why("indices are repeated along themselves"))?;
                 Ok(Meaning::Index(moved))
             }
+            Meaning::Bias(bias) => {
+                let kept = |axis: usize| (from.get(axis) == to.get(axis + shift)).then_some(axis + shift);
+                let moved = bias.moved(kept).ok_or_else(|| self.why("a bias is repeated along itself"))?;
+                Ok(Meaning::Bias(moved))
+            }
             meaning @ Meaning::Same(_) => Ok(meaning),
             meaning @ Meaning::AfterPad { .. } if from == to => Ok(meaning),
             Meaning::Count if to.first() == Some(&self.batch) => Ok(Meaning::Count),
@@ -141,6 +154,12 @@ impl<'g> Rewrite<'g> {
                     .zip(place(mask.key))
                     .ok_or_else(|| self.why("the permutation leaves dimensions out"))?;
                 Ok(Meaning::Mask(Mask { batch, key, ..mask }))
+            }
+            Meaning::Bias(bias) => {
+                let place = |axis| perm.iter().position(|from| *from == axis);
+                let moved =
+                    bias.moved(place).ok_or_else(|| self.why("it transposes a bias with its mask"))?;
+                Ok(Meaning::Bias(moved))
             }
             _ => Err(self.why("it transposes neither rows nor a mask")),
         }

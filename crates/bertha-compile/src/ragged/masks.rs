@@ -15,6 +15,9 @@ impl<'g> Rewrite<'g> {
         if let Some(found) = self.positions(node, &operands) {
             return Ok(found);
         }
+        if let Some(found) = self.on_distances(node, &operands)? {
+            return Ok(found);
+        }
         if let Some(found) = self.index_arithmetic(node, &operands)? {
             return Ok(found);
         }

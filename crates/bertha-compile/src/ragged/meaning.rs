@@ -3,6 +3,7 @@
 use bertha_graph::interp::Value;
 use bertha_graph::{Dim, TensorData, TensorId};
 
+use super::distance::{Bias, Distance};
 use super::index::Affine;
 
 /// Whether rows are tokens or sequences.
@@ -73,6 +74,10 @@ pub(super) enum Meaning {
         pad_id: i64,
         step: AfterPad,
     },
+    /// A function of the distance between query and key.
+    Distance(Distance),
+    /// What is added to scores by distance and head, with the mask or without.
+    Bias(Bias),
     /// The rows of tokens, with zeros at pads.
     Masked(Rows),
     /// The sum of the rows of each sequence's tokens, given these rows.

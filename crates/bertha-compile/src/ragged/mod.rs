@@ -15,6 +15,7 @@
 //!   drops hidden tokens computes them before.
 
 mod attention;
+mod distance;
 mod embedding;
 mod index;
 mod layout;

@@ -26,6 +26,7 @@ MODELS = {
     "distilbert-masked-lm": (t.DistilBertForMaskedLM, t.DistilBertConfig(**DISTIL), PLAIN, ["logits"]),
     "electra-discriminator": (t.ElectraForPreTraining, t.ElectraConfig(**SIZES, embedding_size=4), TYPED,
                               ["logits"]),
+    "mpnet": (t.MPNetModel, t.MPNetConfig(**SIZES, pad_token_id=1), PLAIN, ["last_hidden_state", "pooler_output"]),
 }
 EXPORTS = [("eager", "legacy", 11), ("sdpa", "legacy", 17), ("eager", "dynamo", 18), ("sdpa", "dynamo", 23)]
 
@@ -58,6 +59,8 @@ for name, (kind, config, inputs, outputs) in MODELS.items():
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     for attention, exporter, opset in EXPORTS:
+        if attention == "sdpa" and not kind._supports_sdpa:
+            continue
         torch.manual_seed(0)
         model = kind._from_config(config, attn_implementation=attention).eval()
         with torch.no_grad():
