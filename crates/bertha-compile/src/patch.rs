@@ -126,6 +126,14 @@ struct Rebuild<'a> {
     done_patch_nodes: HashMap<(usize, usize), NodeId>,
 }
 
+/// What has become of an old tensor.
+enum Followed<'a> {
+    /// It, or the old one that stands for it.
+    Old(TensorId),
+    /// A value of this patch.
+    New(usize, &'a Value),
+}
+
 /// Work still to do; an explicit stack, because chains of nodes are long.
 enum Job {
     Old(NodeId),
@@ -183,14 +191,31 @@ impl<'a> Rebuild<'a> {
         self.resolve_old(id)
     }
 
+    /// What an old tensor has become: another old one, or a new value of a patch. Chains of replacements are followed
+    /// to their end, in a loop because they can be long.
+    fn followed(&self, id: TensorId) -> Result<Followed<'a>, GraphError> {
+        let mut at = id;
+        for _ in 0..=self.replaced.len() {
+            match self.replaced.get(&at).copied() {
+                None => return Ok(Followed::Old(at)),
+                Some((_, Value::Old(next))) => at = *next,
+                Some((patch, value)) => return Ok(Followed::New(patch, value)),
+            }
+        }
+        let where_ = self.old.tensor(id).name.clone();
+        Err(GraphError::Invalid { where_, what: "patches made a circle".into() })
+    }
+
     /// The job that must run before an old tensor exists in the new graph.
     fn job_for_old(&mut self, id: TensorId) -> Result<Option<Job>, GraphError> {
         if self.done.contains_key(&id) {
             return Ok(None);
         }
-        if let Some((patch, value)) = self.replaced.get(&id).copied() {
-            return self.job_for_value(patch, value);
-        }
+        let id = match self.followed(id)? {
+            Followed::New(patch, value) => return self.job_for_value(patch, value),
+            Followed::Old(id) if self.done.contains_key(&id) => return Ok(None),
+            Followed::Old(id) => id,
+        };
         let tensor = self.old.tensor(id);
         match &tensor.origin {
             Origin::Node { node, .. } => Ok(Some(Job::Old(*node))),
@@ -218,17 +243,18 @@ impl<'a> Rebuild<'a> {
         if let Some(new) = self.done.get(&id) {
             return Ok(*new);
         }
-        let Some((patch, value)) = self.replaced.get(&id).copied() else {
-            let name = self.old.tensor(id).name.clone();
-            return Err(GraphError::Invalid {
-                where_: name,
-                what: "read, but nothing computes it any more".into(),
-            });
+        let invalid = |what: String| GraphError::Invalid { where_: self.old.tensor(id).name.clone(), what };
+        let new = match self.followed(id)? {
+            Followed::New(patch, value) => self.resolve_value(patch, value)?,
+            Followed::Old(last) => match self.done.get(&last) {
+                Some(new) => *new,
+                None => return Err(invalid("read, but nothing computes it any more".into())),
+            },
         };
-        let new = self.resolve_value(patch, value)?;
         let (before, after) = (&self.old.tensor(id).ty, &self.new.tensor(new).ty);
         if before.dtype != after.dtype || before.shape.rank() != after.shape.rank() {
-            let what = format!("the patch `{}` turns {before} into {after}", self.patches[patch].what);
+            let patch = self.replaced.get(&id).map(|(patch, _)| self.patches[*patch].what.as_str());
+            let what = format!("the patch `{}` turns {before} into {after}", patch.unwrap_or_default());
             return Err(GraphError::Invalid { where_: self.old.tensor(id).name.clone(), what });
         }
         self.done.insert(id, new);
@@ -328,5 +354,78 @@ impl<'a> Rebuild<'a> {
             Some((old, _)) => self.new.fresh_name(&self.old.tensor(*old).name),
             None => self.new.fresh_name(&format!("{}.{output}", proposal.nodes[node].name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bertha_graph::{BinaryOp, DType, Op, TensorType, UnaryOp, shape};
+
+    use super::*;
+
+    /// `x`, then `count` nodes each reading the one before, then the output.
+    fn chain(count: usize) -> Graph {
+        let mut graph = Graph::new("chain");
+        let mut last = graph.add_input("x", TensorType::new(DType::F32, shape!["n"])).unwrap();
+        for index in 0..count {
+            let (name, result) = (format!("node{index}"), format!("t{index}"));
+            let node = graph
+                .add_node(name, Op::Unary(UnaryOp::Identity), &[Some(last)], &[result.as_str()])
+                .unwrap();
+            last = graph.node(node).outputs[0].unwrap();
+        }
+        graph.add_output("y", last).unwrap();
+        graph
+    }
+
+    fn forward(graph: &Graph, index: usize, to: &str) -> Patch {
+        let id = graph.find_node(&format!("node{index}")).unwrap();
+        let from = graph.node(id).outputs[0].unwrap();
+        let to = Value::Old(graph.find(to).unwrap());
+        Patch { removes: vec![id], nodes: Vec::new(), replaces: vec![(from, to)], what: "forward".into() }
+    }
+
+    #[test]
+    fn long_chains_of_replacements_are_followed_to_their_end() {
+        let graph = chain(100_000);
+        let patches: Vec<Patch> = (0..100_000)
+            .map(|index| {
+                let to = if index == 0 { "x".to_owned() } else { format!("t{}", index - 1) };
+                forward(&graph, index, &to)
+            })
+            .collect();
+        let after = apply(&graph, &patches).unwrap();
+        assert!(after.nodes().is_empty());
+        assert_eq!(after.outputs()[0].1, after.inputs()[0]);
+    }
+
+    #[test]
+    fn circles_and_wrong_types_are_errors() {
+        let graph = chain(3);
+        let circle = [forward(&graph, 0, "t1"), forward(&graph, 1, "t0")];
+        assert!(apply(&graph, &circle).unwrap_err().to_string().contains("circle"));
+        let node = graph.find_node("node1").unwrap();
+        let equal = NewNode {
+            name: "equal".into(),
+            op: Op::Binary(BinaryOp::Equal),
+            inputs: vec![Some(Value::Old(graph.inputs()[0])); 2],
+            outputs: 1,
+        };
+        let wrong = Patch {
+            removes: vec![node],
+            nodes: vec![equal],
+            replaces: vec![(graph.node(node).outputs[0].unwrap(), Value::New { node: 0, output: 0 })],
+            what: "a comparison".into(),
+        };
+        assert!(apply(&graph, &[wrong]).unwrap_err().to_string().contains("a comparison"));
+    }
+
+    #[test]
+    fn only_unread_inputs_go() {
+        let mut graph = chain(1);
+        graph.add_input("unread", TensorType::new(DType::I32, shape!["n"])).unwrap();
+        assert_eq!(without_unread_input(&graph, "unread").unwrap().inputs().len(), 1);
+        assert_eq!(without_unread_input(&graph, "x").unwrap().inputs().len(), 2);
+        assert_eq!(without_unread_input(&graph, "none").unwrap().inputs().len(), 2);
     }
 }

@@ -15,6 +15,7 @@ mod linear_residual;
 mod matmul_linear;
 mod packed_qkv;
 mod pick;
+mod pooled_rows;
 mod transposes;
 
 use crate::driver::Pass;
@@ -59,6 +60,7 @@ pub fn ragged() -> &'static [&'static dyn Pass] {
         // Needs ids of one shape, which padded graphs do not have.
         &embedding_sum::EmbeddingSum,
         &packed_qkv::PackedQkv,
+        &pooled_rows::PooledRows,
         // Last: equal constants of all passes become one.
         &common_subexpressions::CommonSubexpressions,
     ]
