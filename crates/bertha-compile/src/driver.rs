@@ -45,29 +45,52 @@ impl From<GraphError> for CompileError {
 const MAX_ROUNDS: usize = 1000;
 
 /// Runs all portable passes.
+///
+/// # Errors
+/// When the graph is no graph, or a pass is at fault.
 pub fn optimize(graph: &Graph) -> Result<(Graph, Log), CompileError> {
     optimize_with(graph, passes::portable())
 }
 
 /// Runs the given passes in order, each until it finds nothing more.
+///
+/// # Errors
+/// As [`optimize`].
 pub fn optimize_with(graph: &Graph, passes: &[&dyn Pass]) -> Result<(Graph, Log), CompileError> {
-    let mut log = Log::default();
-    let mut graph = apply(graph, &[])?;
-    for pass in passes {
-        let failed = |source| CompileError::Pass { pass: pass.name(), source: Box::new(source) };
-        for _ in 0..MAX_ROUNDS {
-            let findings = pass.find(&graph, &Uses::of(&graph));
-            let patches = without_overlaps(findings.patches);
-            if patches.is_empty() {
-                log.near_misses.extend(findings.near_misses);
-                break;
+    let mut run = Run { log: Log::default(), left: usize::MAX };
+    let graph = run.passes(graph, passes)?;
+    Ok((graph, run.log))
+}
+
+/// Passes under way.
+pub(crate) struct Run {
+    pub(crate) log: Log,
+    /// Patches that may still be applied.
+    pub(crate) left: usize,
+}
+
+impl Run {
+    /// Applies passes in order, each until it finds nothing more or no patch is left.
+    pub(crate) fn passes(&mut self, graph: &Graph, passes: &[&dyn Pass]) -> Result<Graph, CompileError> {
+        let mut graph = apply(graph, &[])?;
+        for pass in passes {
+            let failed = |source| CompileError::Pass { pass: pass.name(), source: Box::new(source) };
+            for _ in 0..MAX_ROUNDS {
+                let findings = pass.find(&graph, &Uses::of(&graph));
+                let mut patches = without_overlaps(findings.patches);
+                patches.truncate(self.left);
+                if patches.is_empty() {
+                    self.log.near_misses.extend(findings.near_misses);
+                    break;
+                }
+                self.left -= patches.len();
+                for patch in &patches {
+                    let sources = sources_of(&graph, &patch.removes);
+                    self.log.events.push(Event { pass: pass.name(), sources, what: patch.what.clone() });
+                }
+                graph = apply(&graph, &patches).map_err(failed)?;
             }
-            for patch in &patches {
-                let sources = sources_of(&graph, &patch.removes);
-                log.events.push(Event { pass: pass.name(), sources, what: patch.what.clone() });
-            }
-            graph = apply(&graph, &patches).map_err(failed)?;
         }
+        Ok(graph)
     }
-    Ok((graph, log))
 }

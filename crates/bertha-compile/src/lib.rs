@@ -17,6 +17,6 @@ mod uses;
 
 pub use driver::{CompileError, Pass, optimize, optimize_with};
 pub use log::{Event, Log, NearMiss};
-pub use model::optimize_model;
+pub use model::{Options, optimize_model, optimize_model_with};
 pub use patch::{Findings, NewNode, Patch, Value};
 pub use uses::Uses;

@@ -2,7 +2,7 @@
 
 use bertha_graph::{Interface, Model, ModelInfo, PositionIds, ragged};
 
-use crate::driver::{CompileError, optimize_with};
+use crate::driver::{CompileError, Run};
 use crate::log::{Event, Log};
 use crate::passes;
 use crate::patch::without_unread_input;
@@ -17,9 +17,26 @@ use crate::patch::without_unread_input;
 /// # Errors
 /// When the graph is no graph, or a pass is at fault.
 pub fn optimize_model(model: &Model) -> Result<(Model, Log), CompileError> {
-    let (mut graph, mut log) = optimize_with(&model.graph, passes::portable())?;
+    optimize_model_with(model, &Options::default())
+}
+
+/// What may be asked of the passes.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The number of patches after which no more are applied: by halving it one finds the patch that breaks a model.
+    /// The rewriting of a padded graph to a ragged one counts as one.
+    pub stop_after: Option<usize>,
+}
+
+/// [`optimize_model`] with options.
+///
+/// # Errors
+/// As [`optimize_model`].
+pub fn optimize_model_with(model: &Model, options: &Options) -> Result<(Model, Log), CompileError> {
+    let mut run = Run { log: Log::default(), left: options.stop_after.unwrap_or(usize::MAX) };
+    let mut graph = run.passes(&model.graph, passes::portable())?;
     let mut info = model.info.clone();
-    if info.interface == Interface::Dense {
+    if info.interface == Interface::Dense && run.left > 0 {
         match crate::ragged::rewrite(&graph)? {
             Ok(rewritten) => {
                 let what = format!(
@@ -27,21 +44,20 @@ pub fn optimize_model(model: &Model) -> Result<(Model, Log), CompileError> {
                     graph.nodes().len(),
                     rewritten.graph.nodes().len()
                 );
-                log.events.push(Event { pass: crate::ragged::NAME, sources: Vec::new(), what });
+                run.log.events.push(Event { pass: crate::ragged::NAME, sources: Vec::new(), what });
+                run.left -= 1;
                 describe(&mut info, rewritten.position_ids, rewritten.max_tokens);
                 graph = rewritten.graph;
             }
-            Err(why) => log.near_misses.push(why),
+            Err(why) => run.log.near_misses.push(why),
         }
     }
     if info.interface == Interface::Ragged {
-        let (optimized, more) = optimize_with(&graph, passes::ragged())?;
-        log.events.extend(more.events);
-        log.near_misses.extend(more.near_misses);
+        let optimized = run.passes(&graph, passes::ragged())?;
         graph = without_unread_input(&optimized, ragged::TOKEN_TYPE_IDS)?;
         info.token_types = graph.find(ragged::TOKEN_TYPE_IDS).is_some();
     }
-    Ok((Model { graph, info, tokenizer: model.tokenizer.clone() }, log))
+    Ok((Model { graph, info, tokenizer: model.tokenizer.clone() }, run.log))
 }
 
 fn describe(info: &mut ModelInfo, position_ids: PositionIds, max_tokens: Option<usize>) {

@@ -113,6 +113,15 @@ pub(crate) fn only_read_by(
     }
 }
 
+/// `x^2` or `x * x`.
+pub(crate) fn squared(graph: &Graph, tensor: TensorId) -> Option<(NodeId, TensorId)> {
+    if let Some((id, x, exponent)) = binary(graph, tensor, BinaryOp::Pow) {
+        return (scalar(graph, exponent) == Some(2.0)).then_some((id, x));
+    }
+    let (id, a, b) = binary(graph, tensor, BinaryOp::Mul)?;
+    (a == b).then_some((id, a))
+}
+
 /// The matrix with rows and columns exchanged.
 pub(crate) fn transposed(matrix: &TensorData) -> Option<TensorData> {
     let [rows, columns] = *matrix.shape() else { return None };

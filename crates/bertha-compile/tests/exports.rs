@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bertha_compile::{optimize, optimize_model};
+use bertha_compile::{Options, optimize, optimize_model, optimize_model_with};
 use bertha_graph::interp::{F64Tensor, Interpreter, Precision};
 use bertha_graph::{Graph, Interface, Model, Op, PositionIds, TensorData, ragged};
 use bertha_import::onnx::{ImportOptions, import};
@@ -190,6 +190,27 @@ fn padded_encoders_become_ragged_and_stay_the_same_function() {
             let expected = rows_of_tokens(expected, &found.shape, columns);
             let difference = difference(&expected, &found.values);
             assert!(difference < 1e-5, "{name}: {output} differs by {difference}");
+        }
+    }
+}
+
+/// Every prefix of the patches leaves a valid graph of the same function.
+#[test]
+fn passes_can_be_stopped_after_any_patch() {
+    let Some(path) = exports().into_iter().find(|path| name_of(path) == "bert_sdpa_legacy14") else { return };
+    let model = load_model(&path);
+    let inputs = padded_batch(&model.graph, 3);
+    let expected = run(&model.graph, &inputs);
+    let (_, log) = optimize_model(&model).unwrap();
+    for stop_after in 0..=log.events.len() {
+        let options = Options { stop_after: Some(stop_after) };
+        let (stopped, part) = optimize_model_with(&model, &options).unwrap();
+        assert_eq!(part.events, log.events[..stop_after]);
+        stopped.graph.verify().unwrap();
+        if stopped.info.interface == Interface::Dense {
+            let found = run(&stopped.graph, &inputs);
+            let difference = difference(&expected[0].1.values, &found[0].1.values);
+            assert!(difference < 1e-5, "{stop_after}: {difference}");
         }
     }
 }

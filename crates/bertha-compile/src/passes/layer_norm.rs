@@ -5,7 +5,9 @@ use bertha_graph::{BinaryOp, DType, Graph, NodeId, Op, ReduceOp, TensorData, Ten
 use crate::driver::Pass;
 use crate::log::NearMiss;
 use crate::patch::{Findings, Patch, Value};
-use crate::pattern::{axis_of, binary, input, ints, is_row_of, one_node, only_read_by, output, scalar};
+use crate::pattern::{
+    axis_of, binary, input, ints, is_row_of, one_node, only_read_by, output, scalar, squared,
+};
 use crate::uses::{Uses, producer};
 
 /// See the module.
@@ -97,10 +99,10 @@ fn normalization(graph: &Graph, id: NodeId) -> Option<Result<Normalization, &'st
         (None, None) => return Some(Err("what is added to the variance is no constant")),
     };
     let (mean_of_squares, squares) = mean(graph, variance)?;
-    let (square, squared) = squared(graph, squares)?;
+    let (square, base) = squared(graph, squares)?;
     let (subtraction, x, average) = binary(graph, without_cast(graph, deviation), BinaryOp::Sub)?;
     let (mean_of_x, averaged) = mean(graph, average)?;
-    let same_deviation = without_cast(graph, squared) == without_cast(graph, deviation);
+    let same_deviation = without_cast(graph, base) == without_cast(graph, deviation);
     if !same_deviation || averaged != x {
         return Some(Err("what is squared, averaged and divided is not one deviation from the mean"));
     }
@@ -123,15 +125,6 @@ fn mean(graph: &Graph, tensor: TensorId) -> Option<(NodeId, TensorId)> {
         [axis] if axis_of(axis, rank) == rank.checked_sub(1) => Some((id, x)),
         _ => None,
     }
-}
-
-/// `x^2` or `x * x`.
-fn squared(graph: &Graph, tensor: TensorId) -> Option<(NodeId, TensorId)> {
-    if let Some((id, x, exponent)) = binary(graph, tensor, BinaryOp::Pow) {
-        return (scalar(graph, exponent) == Some(2.0)).then_some((id, x));
-    }
-    let (id, a, b) = binary(graph, tensor, BinaryOp::Mul)?;
-    (a == b).then_some((id, a))
 }
 
 /// Exporters of half-precision models square in f32; layer norms keep their statistics so anyway.

@@ -9,6 +9,7 @@ mod expansions;
 mod fold_constants;
 mod fold_shapes;
 mod identities;
+mod l2_normalize;
 mod layer_norm;
 mod linear_activation;
 mod linear_residual;
@@ -48,6 +49,8 @@ pub fn portable() -> &'static [&'static dyn Pass] {
         &attention_heads::AttentionHeads,
         // Needs attentions: they broadcast their masks.
         &expansions::Expansions,
+        // Needs the norm as it is before it is expanded.
+        &l2_normalize::L2Normalize,
         // Masks made for each attention, and weights transposed for linears, are equal often.
         &fold_constants::FoldConstants,
         &common_subexpressions::CommonSubexpressions,
