@@ -9,6 +9,7 @@ mod expansions;
 mod fold_constants;
 mod fold_shapes;
 mod identities;
+mod inline_if;
 mod l2_normalize;
 mod layer_norm;
 mod linear_activation;
@@ -25,6 +26,9 @@ use crate::driver::Pass;
 pub fn portable() -> &'static [&'static dyn Pass] {
     &[
         // First what is known without running, so that operands of later patterns are constants.
+        &fold_constants::FoldConstants,
+        // Conditions are known now; what the branches compute from constants is folded in turn.
+        &inline_if::InlineIf,
         &fold_constants::FoldConstants,
         &fold_shapes::FoldShapes,
         // Needs constant shapes and axes; opens chains that the patterns below look for.

@@ -46,7 +46,12 @@ impl<'g> Rewrite<'g> {
                 let row = self.evaluate(&Op::Gather { axis: 0 }, &operands.iter().collect::<Vec<_>>())?;
                 return Ok(Meaning::Same(row.to_tensor()));
             }
-            Meaning::Rows(ids) => (ids.tensor, ids.lead),
+            Meaning::Rows(ids) => {
+                if ids.tensor == self.position_input {
+                    self.limit_tokens(rows);
+                }
+                (ids.tensor, ids.lead)
+            }
             _ => (self.position_rows(id, index, rows)?, lead),
         };
         let table = self.constant(table)?;
@@ -73,9 +78,13 @@ impl<'g> Rewrite<'g> {
             return Err(self.why("tokens have positions of two kinds"));
         }
         self.position_ids = wanted;
-        let most = rows.saturating_sub(reserved);
-        self.max_tokens = Some(self.max_tokens.map_or(most, |before| before.min(most)));
+        self.limit_tokens(rows.saturating_sub(reserved));
         Ok(self.position_input)
+    }
+
+    /// No sequence can be longer than the table of positions.
+    fn limit_tokens(&mut self, most: usize) {
+        self.max_tokens = Some(self.max_tokens.map_or(most, |before| before.min(most)));
     }
 
     pub(super) fn embedding_sum(&mut self, node: &'g Node) -> Found {
