@@ -1,0 +1,201 @@
+"""Measures Bertha beside other engines on this machine's processor.
+
+    cargo build --release && cargo build --release -p bertha-cpu --example gemm_peak
+    python bench/peers/run.py --quick
+
+Everything runs the same random weights in f32, the same shape and the same number of threads. The outputs are compared
+with PyTorch's in f64 first; an engine that differs is not timed. The engines are timed in turns, round by round.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import engines
+import measure
+import models
+import report
+import shapes
+from worker import PEERS
+
+ROOT = Path(__file__).resolve().parents[2]
+# Tokens from which a single run is long enough to be a round.
+LONG = 1000
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add(
+        "--quick",
+        action="store_true",
+        help=f"BERT-base at {', '.join(shapes.QUICK)}, all cores, three rounds",
+    )
+    add("--models", nargs="+", choices=shapes.MODELS, default=["bert-base", "minilm-l6"])
+    add("--shapes", nargs="+", choices=shapes.SHAPES, default=list(shapes.SHAPES))
+    add("--threads", nargs="+", type=int, default=[1, 2])
+    add("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    add("--rounds", type=int, default=5)
+    add("--seconds", type=float, default=0.6, help="time of each engine in a round, at least")
+    add("--tolerance", type=float, default=1e-4, help="largest error, relative to the largest output")
+    add("--check-only", action="store_true", help="compare outputs and time nothing")
+    add("--nice", type=int, help="niceness of the engines while they are timed (below 0 needs privileges)")
+    add("--bertha", type=Path, default=ROOT / "target/release/bertha", help="the binary to measure")
+    add(
+        "--peak",
+        type=float,
+        help="GFLOP/s of one core (else of the example gemm_peak, built beside the binary)",
+    )
+    add("--work", type=Path, default=ROOT / "target/bench-peers", help="where models and engines are kept")
+    add("--runs", type=Path, default=ROOT / "bench/runs", help="where the record goes")
+    add("--name", help="name of the record; without it, none is written")
+    args = parser.parse_args()
+    if args.quick:
+        args.models, args.shapes, args.threads, args.rounds = ["bert-base"], shapes.QUICK, [os.cpu_count()], 3
+    if not args.bertha.exists():
+        parser.error(f"{args.bertha} is not there: cargo build --release")
+    args.bertha = args.bertha.resolve()
+    return args
+
+
+def sources(name, model, shape, args):
+    """The forms of `model` that the engine called `name` can choose from."""
+    path = models.checkpoint(model, args.work)
+    exported = {
+        "torch": lambda: models.torch_export(path, masked=shape.padded),
+        "bertha": lambda: models.bertha_export(path, args.bertha),
+        "checkpoint": lambda: path,
+    }
+    if name == "bertha":
+        return [models.bertha_engine(exported["bertha"](), path / "bertha.bertha", args.bertha)]
+    return [exported[file]() for file in PEERS[name].files]
+
+
+def start(threads, args, log):
+    """The engines that can run here, Bertha first."""
+    handles = [engines.Bertha(args.bertha, threads)]
+    for name in args.peers:
+        try:
+            handles.append(engines.Peer(name, threads, log))
+        except engines.Failed as failure:
+            print(f"{name} cannot run here: {failure}", file=sys.stderr)
+    return handles
+
+
+def one(model, shape, threads, handles, args):
+    """Measures all engines on one shape."""
+    measurement = measure.Measurement(model, shape, threads)
+    long = shape.tokens >= LONG
+    budget = measure.Budget(0 if long else args.seconds, runs=1 if long else 3, warmup=1 if long else 2)
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        inputs = shape.inputs(model)
+        np.savez(scratch / "inputs.npz", **inputs)
+        given = scratch / "inputs.npz", shape.lengths
+        loaded = []
+        for handle in handles:
+            try:
+                choices = sources(handle.name, model, shape, args)
+                source = measure.faster(handle, choices, *given, measure.Budget(0.2, runs=2, warmup=1))
+                handle.load(source, *given)
+                measurement.sources[handle.name] = source.name
+                loaded.append(handle)
+            except engines.Failed as failure:
+                measurement.fail(handle, str(failure))
+        expected = measure.reference(models.checkpoint(model, args.work), inputs)
+        agreeing = measurement.check(loaded, expected, scratch, args.tolerance)
+        if not args.check_only:
+            for handle in agreeing:
+                if args.nice is not None:
+                    handle.prioritize(args.nice)
+            measurement.time(agreeing, min(args.rounds, 3) if long else args.rounds, budget)
+        for handle in loaded:
+            if args.nice is not None:
+                handle.prioritize(0)
+            handle.unload()
+    return measurement
+
+
+def core_peak(args):
+    """GFLOP/s of one core's multiply-adds, measured now."""
+    if args.peak:
+        return args.peak
+    example = args.bertha.parent / "examples/gemm_peak"
+    if not example.exists():
+        sys.exit(
+            f"{example} is not there: cargo build --release -p bertha-cpu --example gemm_peak, or give --peak"
+        )
+    with subprocess.Popen([example, "1"], stdout=subprocess.PIPE, text=True) as process:
+        words = process.stdout.readline().split()
+        process.terminate()
+    return float(words[words.index("peak") + 1])
+
+
+def output_of(*command):
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
+def machine(args):
+    doctor = json.loads(output_of(str(args.bertha), "doctor", "--json"))
+    return {
+        "cpu": doctor["cpu"],
+        "isa": doctor["used"],
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def main():
+    args = arguments()
+    started, load, ticks = datetime.datetime.now(datetime.UTC), measure.load_average(), measure.stolen_ticks()
+    peak, versions, measurements = core_peak(args), {}, []
+    args.work.mkdir(parents=True, exist_ok=True)
+    with (args.work / "peers.log").open("w") as log:
+        for threads in args.threads:
+            handles = start(threads, args, log)
+            versions |= {handle.name: handle.version for handle in handles}
+            for model in (shapes.MODELS[name] for name in args.models):
+                for shape in (shapes.SHAPES[name] for name in args.shapes):
+                    measurement = one(model, shape, threads, handles, args)
+                    measurements.append(measurement)
+                    print(report.line(measurement, peak), flush=True)
+            for handle in handles:
+                handle.close()
+    print("\n" + report.table(measurements, peak))
+    if not args.name:
+        return
+    stolen, total = (after - before for before, after in zip(ticks, measure.stolen_ticks()))
+    record = {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round((datetime.datetime.now(datetime.UTC) - started).total_seconds()),
+        "command": "python bench/peers/run.py " + " ".join(sys.argv[1:]),
+        "commit": output_of("git", "rev-parse", "HEAD"),
+        "uncommitted_changes": bool(output_of("git", "status", "--porcelain", "--untracked-files=no")),
+        "machine": machine(args),
+        "versions": versions,
+        "precision": "f32",
+        "peak_gflops_per_core": peak,
+        "load_average": {"before": load, "after": measure.load_average()},
+        "stolen_share": stolen / max(total, 1),
+        "results": [item.record(report.floor(item, peak)) for item in measurements],
+    }
+    args.runs.mkdir(parents=True, exist_ok=True)
+    path = args.runs / f"{started:%Y-%m-%d}-{args.name}.json"
+    measure.dump(path, record)
+    report.plot(measurements, peak, path.with_suffix(".svg"))
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()
