@@ -27,8 +27,10 @@ impl Pass for Attention {
         let mut findings = Findings::default();
         for id in graph.node_ids() {
             let Some((softmax, mut nodes)) = weights_of(graph, id) else { continue };
-            match Parts::of(graph, softmax, &mut nodes) {
-                Ok(parts) => findings.patches.extend(parts.patch(graph, uses, id, nodes)),
+            let patch =
+                Parts::of(graph, softmax, &mut nodes).and_then(|parts| parts.patch(graph, uses, id, nodes));
+            match patch {
+                Ok(patch) => findings.patches.push(patch),
                 Err(why) => {
                     let node = graph.node(softmax).name.clone();
                     findings.near_misses.push(NearMiss { pass: NAME, node, why: why.into() });
@@ -191,9 +193,15 @@ fn filled_mask(graph: &Graph, node: NodeId) -> Option<(TensorId, Mask)> {
 }
 
 impl Parts {
-    fn patch(&self, graph: &Graph, uses: &Uses, product: NodeId, mut nodes: Vec<NodeId>) -> Option<Patch> {
-        let v = input(graph, product, 1)?;
-        let result = output(graph, product)?;
+    fn patch(
+        &self,
+        graph: &Graph,
+        uses: &Uses,
+        product: NodeId,
+        mut nodes: Vec<NodeId>,
+    ) -> Result<Patch, &'static str> {
+        let v = input(graph, product, 1).ok_or("the product with the values lacks an operand")?;
+        let result = output(graph, product).ok_or("nobody reads the result")?;
         let head_dim = self.head_dim(graph, v)?;
         let name = graph.node(product).name.clone();
         let mut new = Vec::new();
@@ -206,7 +214,7 @@ impl Parts {
             [Value::Old(self.k_transposed)],
         ));
         let keys = Value::New { node: 0, output: 0 };
-        let mask = self.mask(graph, &name, q_type.dtype, &mut new)?;
+        let mask = self.mask(graph, &name, q_type.dtype, &mut new).ok_or("the mask is of no float type")?;
         let default_scale = 1.0 / head_dim.sqrt();
         let attrs = AttentionAttrs {
             q_heads: 0,
@@ -230,7 +238,7 @@ impl Parts {
         });
         let what = format!("{} nodes become the attention {name}", nodes.len());
         let last = new.len() - 1;
-        Some(Patch {
+        Ok(Patch {
             removes: nodes,
             nodes: new,
             replaces: vec![(result, Value::New { node: last, output: 0 })],
@@ -239,12 +247,12 @@ impl Parts {
     }
 
     /// Checks that all operands are `[batch, heads, ..]` and fit; the width of a head.
-    fn head_dim(&self, graph: &Graph, v: TensorId) -> Option<f64> {
+    fn head_dim(&self, graph: &Graph, v: TensorId) -> Result<f64, &'static str> {
         let dims = |tensor: TensorId| graph.tensor(tensor).ty.shape.dims();
         let ([batch, heads, _, width], [k_batch, k_heads, k_width, k_seq], [v_batch, v_heads, v_seq, _]) =
             (dims(self.q), dims(self.k_transposed), dims(v))
         else {
-            return None;
+            return Err("queries, keys and values are not [batch, heads, ..]");
         };
         let fits = batch == k_batch
             && batch == v_batch
@@ -254,8 +262,11 @@ impl Parts {
             && k_seq == v_seq;
         let dtypes = [self.q, self.k_transposed, v].map(|tensor| graph.dtype(tensor));
         let same_dtype = dtypes.iter().all(|dtype| *dtype == dtypes[0]);
-        let width = width.as_const().filter(|width| fits && same_dtype && *width > 0)?;
-        Some(width as f64)
+        if !same_dtype {
+            return Err("queries, keys and values have different types");
+        }
+        let width = width.as_const().filter(|width| fits && *width > 0);
+        width.map(|width| width as f64).ok_or("batch, heads or widths of queries, keys and values differ")
     }
 
     /// One additive mask that stands for all masks; `Some(None)` when there is none.

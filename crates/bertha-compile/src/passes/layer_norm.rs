@@ -1,5 +1,6 @@
 //! Layer norm from its parts: `(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * gamma + beta`, as exporters write it.
 
+use bertha_graph::interp::{self, Precision};
 use bertha_graph::{BinaryOp, DType, Graph, NodeId, Op, ReduceOp, TensorData, TensorId, UnaryOp};
 
 use crate::driver::Pass;
@@ -127,13 +128,15 @@ fn mean(graph: &Graph, tensor: TensorId) -> Option<(NodeId, TensorId)> {
     }
 }
 
-/// Exporters of half-precision models square in f32; layer norms keep their statistics so anyway.
+/// Exporters of half-precision models square in f32 or f64; layer norms keep their statistics so anyway.
 fn without_cast(graph: &Graph, tensor: TensorId) -> TensorId {
     match producer(graph, tensor) {
-        Some((id, node)) if node.op == (Op::Cast { to: DType::F32 }) => match input(graph, id, 0) {
-            Some(x) if graph.dtype(x).is_float() => x,
-            _ => tensor,
-        },
+        Some((id, node)) if matches!(node.op, Op::Cast { to: DType::F32 | DType::F64 }) => {
+            match input(graph, id, 0) {
+                Some(x) if graph.dtype(x).is_float() => x,
+                _ => tensor,
+            }
+        }
         _ => tensor,
     }
 }
@@ -142,11 +145,15 @@ impl Normalization {
     /// With the scale and the shift that follow, when they are constant rows.
     fn patch(self, graph: &Graph, uses: &Uses, id: NodeId) -> Option<Patch> {
         let mut result = output(graph, id)?;
-        if graph.tensor(result).ty.dtype != graph.tensor(self.x).ty.dtype {
-            return None;
-        }
         let name = graph.node(id).name.clone();
         let mut nodes = self.nodes;
+        let dtype = graph.dtype(self.x);
+        if graph.dtype(result) != dtype {
+            let cast =
+                uses.only_reader(result).filter(|cast| graph.node(*cast).op == Op::Cast { to: dtype })?;
+            nodes.push(cast);
+            result = output(graph, cast)?;
+        }
         let mut gamma = None;
         let mut beta = None;
         if let Some((mul, row)) = only_read_by(graph, uses, result, BinaryOp::Mul)
@@ -179,5 +186,7 @@ impl Normalization {
 fn ones(graph: &Graph, x: TensorId) -> Option<TensorData> {
     let ty = &graph.tensor(x).ty;
     let width = usize::try_from(ty.shape.dims().last()?.as_const()?).ok()?;
-    (ty.dtype == DType::F32).then(|| TensorData::vector(vec![1f32; width]))
+    let ones = interp::Value::from_tensor(&TensorData::vector(vec![1f32; width]));
+    let cast = interp::eval(&Op::Cast { to: ty.dtype }, &[Some(&ones)], Precision::Native).ok()?;
+    cast.first().map(interp::Value::to_tensor)
 }

@@ -1,8 +1,6 @@
 //! `matmul(x, constant matrix)` and `gemm`, with the constant row that is added to it, become one linear.
 
-use bertha_graph::{
-    Activation, BinaryOp, DType, Graph, Node, NodeId, Op, TensorData, TensorId, WeightLayout,
-};
+use bertha_graph::{Activation, BinaryOp, Graph, Node, NodeId, Op, TensorData, TensorId, WeightLayout};
 
 use crate::driver::Pass;
 use crate::log::NearMiss;
@@ -83,9 +81,9 @@ impl Linear {
 /// The weight of a product, when it is a constant matrix that linears can have.
 fn weight_of(graph: &Graph, tensor: TensorId) -> Result<Option<&TensorData>, &'static str> {
     let Some(weight) = graph.tensor(tensor).constant() else { return Ok(None) };
-    match (weight.shape(), weight.dtype()) {
-        ([_, _], DType::F32) => Ok(Some(weight)),
-        ([_, _], _) => Err("the weight is not f32"),
+    match weight.shape() {
+        [_, _] if weight.dtype().is_float() => Ok(Some(weight)),
+        [_, _] => Err("the weight is not of a float type"),
         _ => Ok(None),
     }
 }

@@ -1,6 +1,6 @@
 //! Queries, keys and values come out of one product instead of three, and attention reads them side by side.
 
-use bertha_graph::{Activation, DType, Graph, NodeId, Op, TensorData, TensorId, WeightLayout};
+use bertha_graph::{Activation, Graph, NodeId, Op, TensorData, TensorId, WeightLayout};
 
 use crate::driver::Pass;
 use crate::log::NearMiss;
@@ -80,11 +80,13 @@ fn packed(graph: &Graph, uses: &Uses, id: NodeId) -> Result<Patch, &'static str>
     if parts.iter().any(|part| part.x != first.x || part.weight.shape() != first.weight.shape()) {
         return Err("the three linears read different tensors or have different sizes");
     }
-    let weight = stacked(&parts.each_ref().map(|part| Some(part.weight))).ok_or("the weights are not f32")?;
+    let weight =
+        stacked(&parts.each_ref().map(|part| Some(part.weight))).ok_or("the weights have different types")?;
     let name = format!("{}.qkv", node.name);
     let mut inputs = vec![Some(Value::Old(first.x)), Some(Value::Constant(format!("{name}.weight"), weight))];
     if parts.iter().any(|part| part.bias.is_some()) {
-        let bias = stacked(&parts.each_ref().map(|part| part.bias)).ok_or("the biases are not f32")?;
+        let bias = stacked(&parts.each_ref().map(|part| part.bias))
+            .ok_or("the biases have different types or sizes")?;
         inputs.push(Some(Value::Constant(format!("{name}.bias"), bias)));
     }
     let linear = NewNode {
@@ -109,7 +111,8 @@ fn packed(graph: &Graph, uses: &Uses, id: NodeId) -> Result<Patch, &'static str>
 /// The rows of all parts one after another; an absent bias is zeros.
 fn stacked(parts: &[Option<&TensorData>; 3]) -> Option<TensorData> {
     let present = parts.iter().flatten().next()?;
-    if parts.iter().flatten().any(|part| part.dtype() != DType::F32 || part.shape() != present.shape()) {
+    let ty = (present.dtype(), present.shape());
+    if parts.iter().flatten().any(|part| (part.dtype(), part.shape()) != ty) {
         return None;
     }
     let zeros = vec![0u8; present.bytes().len()];
@@ -117,5 +120,5 @@ fn stacked(parts: &[Option<&TensorData>; 3]) -> Option<TensorData> {
         parts.iter().map(|part| part.map_or(zeros.as_slice(), |part| part.bytes().as_ref())).collect();
     let mut shape = present.shape().to_vec();
     *shape.first_mut()? *= parts.len();
-    TensorData::from_bytes(DType::F32, shape, bytes.concat().into()).ok()
+    TensorData::from_bytes(present.dtype(), shape, bytes.concat().into()).ok()
 }
