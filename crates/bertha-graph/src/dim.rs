@@ -52,6 +52,11 @@ impl Dim {
         self.as_const().is_some()
     }
 
+    /// The terms: the symbols of each product, sorted by name (one twice for its square), and the coefficient.
+    pub fn terms(&self) -> impl ExactSizeIterator<Item = (&[Arc<str>], i64)> {
+        self.terms.iter().map(|(monomial, coefficient)| (monomial.as_slice(), *coefficient))
+    }
+
     /// The symbols that occur, each once, in order of name.
     pub fn symbols(&self) -> Vec<Arc<str>> {
         let mut names: Vec<_> =

@@ -12,12 +12,14 @@ pub(crate) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    /// Makes room for `bytes`; what was there is lost only when it grows.
-    pub(crate) fn reserve(&mut self, bytes: usize) {
+    /// Makes room for `bytes`; what was there is lost only when it grows. `None` when there is no such memory.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Option<()> {
         let lines = bytes.div_ceil(64);
         if lines > self.lines.len() {
-            self.lines = vec![Line([0; 64]); lines];
+            self.lines = Vec::new();
+            self.lines = bytemuck::allocation::try_zeroed_vec(lines).ok()?;
         }
+        Some(())
     }
 
     /// Bytes that there is room for.

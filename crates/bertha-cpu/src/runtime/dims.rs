@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bertha_graph::{Bindings, Dim};
+use bertha_graph::Dim;
 
 /// The symbols of a program. A run has one value for each, or none yet.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +35,8 @@ pub(crate) enum CompiledDim {
     Const(usize),
     /// A lone symbol.
     Symbol(usize),
-    /// Anything else: the polynomial, and the indices of its symbols.
-    Polynomial(Dim, Vec<(Arc<str>, usize)>),
+    /// Anything else: the terms, each a coefficient and the symbols of its product.
+    Polynomial(Vec<(i64, Vec<usize>)>),
 }
 
 impl CompiledDim {
@@ -47,11 +47,24 @@ impl CompiledDim {
         if let Some(name) = dim.as_symbol() {
             return CompiledDim::Symbol(symbols.index(name));
         }
-        let names = dim.symbols().into_iter().map(|name| {
-            let index = symbols.index(&name);
-            (name, index)
-        });
-        CompiledDim::Polynomial(dim.clone(), names.collect())
+        let term = |(names, coefficient): (&[Arc<str>], i64)| {
+            (coefficient, names.iter().map(|name| symbols.index(name)).collect())
+        };
+        CompiledDim::Polynomial(dim.terms().map(term).collect())
+    }
+
+    /// Symbol and number, for `symbol + number`.
+    pub(crate) fn as_offset_symbol(&self) -> Option<(usize, i64)> {
+        let CompiledDim::Polynomial(terms) = self else { return None };
+        match terms.as_slice() {
+            [(offset, none), (1, one)] | [(1, one), (offset, none)] if none.is_empty() => {
+                match one.as_slice() {
+                    [symbol] => Some((*symbol, *offset)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
     }
 
     /// The value, or `None` while a symbol has none or the result is negative.
@@ -59,13 +72,16 @@ impl CompiledDim {
         match self {
             CompiledDim::Const(value) => Some(*value),
             CompiledDim::Symbol(index) => usize::try_from(values[*index]?).ok(),
-            CompiledDim::Polynomial(dim, names) => {
-                // Rare (products of symbols in dense graphs): a map for each evaluation is good enough.
-                let mut bindings = Bindings::new();
-                for (name, index) in names {
-                    bindings.insert(name.clone(), values[*index]?);
+            CompiledDim::Polynomial(terms) => {
+                let mut sum = 0i64;
+                for (coefficient, symbols) in terms {
+                    let mut product = *coefficient;
+                    for symbol in symbols {
+                        product = product.saturating_mul(values[*symbol]?);
+                    }
+                    sum = sum.saturating_add(product);
                 }
-                usize::try_from(dim.eval(&bindings).ok()?).ok()
+                usize::try_from(sum).ok()
             }
         }
     }

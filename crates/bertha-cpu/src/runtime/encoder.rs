@@ -16,10 +16,22 @@ use crate::kernels::elementwise::{BinaryOp, Right, UnaryOp, binary, unary};
 use crate::kernels::gemm::{self, Epilogue, MatmulOperand, MatmulShape};
 use crate::kernels::norm::{self, LayerNorm};
 use crate::kernels::softmax;
-use crate::kernels::tokens::{self, Ids, Lookup, Pooling, pool_sequences};
+use crate::kernels::tokens::{self, IdError, Ids, Lookup, Pooling, pool_sequences};
 use crate::kernels::{Context, CuSeqlens, Rows, RowsMut};
 
 type Operands<'a> = [Option<TensorRef<'a>>];
+
+/// Why a kernel did not run, and which operand is to blame where that is known.
+pub(super) struct Refusal {
+    pub(super) why: String,
+    pub(super) operand: Option<usize>,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Refusal { why, operand: None }
+    }
+}
 
 /// Number `index` of the operands, which the op requires.
 fn operand<'a>(operands: &Operands<'a>, index: usize) -> Result<TensorRef<'a>, String> {
@@ -64,7 +76,8 @@ fn offsets<'a>(tensor: &TensorRef<'a>, tokens: usize) -> Result<CuSeqlens<'a>, S
         return Err(format!("cu_seqlens must be i32, found {}", tensor.dtype));
     }
     // Read as unsigned: a negative offset becomes a huge one, which the checks refuse.
-    let cu = CuSeqlens::new(bytemuck::cast_slice(tensor.bytes)).map_err(|error| error.to_string())?;
+    let cu =
+        CuSeqlens::new(bytemuck::cast_slice(tensor.bytes)).map_err(|error| format!("cu_seqlens: {error}"))?;
     if cu.tokens() != tokens {
         return Err(format!("cu_seqlens ends with {}, but there are {tokens} tokens", cu.tokens()));
     }
@@ -75,14 +88,18 @@ pub(super) fn embedding_sum(
     context: &mut Context,
     operands: &Operands<'_>,
     y: &mut TensorMut<'_>,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let mut lookups: SmallVec<[Lookup<'_>; 4]> = SmallVec::new();
     for pair in 0..operands.len() / 2 {
         let (ids, table) = (operand(operands, 2 * pair)?, operand(operands, 2 * pair + 1)?);
         let ids = Ids::I32(bytemuck::cast_slice(ids.bytes));
         lookups.push(Lookup { table: rows(&table)?, ids });
     }
-    tokens::embedding_sum(context, &lookups, None, rows_mut(y)?).map_err(|error| error.to_string())
+    tokens::embedding_sum(context, &lookups, None, rows_mut(y)?).map_err(|error| {
+        let IdError { table, position, id, rows } = error;
+        let why = format!("{id} at position {position} is not one of the {rows} rows of its table");
+        Refusal { why, operand: Some(2 * table) }
+    })
 }
 
 pub(super) fn layer_norm(

@@ -6,7 +6,7 @@ use bertha_graph::{Op, Shape, TensorData, TensorType, rules};
 use smallvec::SmallVec;
 
 use super::buffer::AlignedBuffer;
-use super::encoder;
+use super::encoder::{self, Refusal};
 use super::error::RunError;
 use super::program::{Kernel, Place, Program, Step, TensorIndex};
 use super::workspace::{StepScratch, Workspace};
@@ -62,7 +62,22 @@ fn run_step(
     for (slot, buffer) in taken.into_iter().flatten() {
         workspace.slots[slot] = buffer;
     }
-    result.map_err(|why| RunError::Node { node: step.node.clone(), why })
+    result.map_err(|refusal| blame(program, step, refusal))
+}
+
+/// The error of a step that its kernel refused: the caller's input is named when it is to blame.
+fn blame(program: &Program, step: &Step, refusal: Refusal) -> RunError {
+    let Refusal { why, operand } = refusal;
+    let tensor = operand.and_then(|operand| step.inputs.get(operand).copied().flatten());
+    match tensor.map(|tensor| &program.tensors[tensor]) {
+        None => RunError::Node { node: step.node.clone(), why },
+        Some(tensor) if matches!(tensor.place, Place::Input(_)) => {
+            RunError::InputValue { name: tensor.name.clone(), why }
+        }
+        Some(tensor) => {
+            RunError::Node { node: step.node.clone(), why: format!("operand `{}`: {why}", tensor.name) }
+        }
+    }
 }
 
 type Taken = SmallVec<[Option<(usize, AlignedBuffer)>; 4]>;
@@ -84,7 +99,7 @@ fn call_kernel(
     inputs: &[TensorRef<'_>],
     step: &Step,
     taken: &mut Taken,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     let mut scratch = std::mem::take(&mut workspace.scratch);
     let result = {
         let operands: SmallVec<[Option<TensorRef<'_>>; 8]> =
@@ -113,14 +128,14 @@ fn dispatch(
     operands: &[Option<TensorRef<'_>>],
     results: &mut [Option<TensorMut<'_>>],
     scratch: &mut StepScratch,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
     if let Kernel::Generic(op) = kernel {
         return generic::execute(op, operands, results, &mut scratch.generic)
-            .map_err(|error| error.to_string());
+            .map_err(|error| Refusal::from(error.to_string()));
     }
     let Some(Some(y)) = results.first_mut() else { return Ok(()) };
-    match kernel {
-        Kernel::EmbeddingSum => encoder::embedding_sum(context, operands, y),
+    let result = match kernel {
+        Kernel::EmbeddingSum => return encoder::embedding_sum(context, operands, y),
         Kernel::LayerNorm { epsilon } => encoder::layer_norm(context, operands, *epsilon, y),
         Kernel::Linear { weight, activation } => encoder::linear(context, operands, weight, *activation, y),
         Kernel::MatMul => encoder::matmul(context, operands, y),
@@ -133,7 +148,8 @@ fn dispatch(
         Kernel::Pool(kind) => encoder::pool(context, operands, *kind, y),
         Kernel::L2Normalize { epsilon } => encoder::l2_normalize(context, operands, *epsilon, y),
         Kernel::Generic(_) | Kernel::If { .. } => Err("not a kernel of one result".into()),
-    }
+    };
+    result.map_err(Refusal::from)
 }
 
 /// Asks the shape rule with what the run knows by now, and makes room for the results.

@@ -11,6 +11,9 @@ use super::error::LowerError;
 use crate::isa::Isa;
 use crate::kernels::gemm::{PackedB, PackedDesc, Strided, pack_b};
 
+/// Packed weights begin at multiples of this in their blob, so that vectors never straddle cache lines.
+const ALIGNMENT: u64 = 64;
+
 /// One packed weight: what it is and its values. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
@@ -76,6 +79,12 @@ impl PackedStore {
             let wrong = |why: String| LowerError::Packed { weight: entry.weight.clone(), why };
             if entry.desc.tier != isa.tier() {
                 return Err(wrong(format!("it is packed for {}, not {}", entry.desc.tier, isa.tier())));
+            }
+            if entry.offset % ALIGNMENT != 0 {
+                return Err(wrong(format!(
+                    "its offset {} is not aligned to {ALIGNMENT} bytes",
+                    entry.offset
+                )));
             }
             let range = range_within(entry.offset, entry.length, blob.len())
                 .ok_or_else(|| wrong("it lies outside of the packed section".into()))?;

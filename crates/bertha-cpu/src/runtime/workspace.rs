@@ -60,7 +60,7 @@ impl Workspace {
             if let (true, Place::Slot(slot)) = (known, tensor.place) {
                 let bytes =
                     byte_size(&self.dims[start..], tensor.dtype).ok_or_else(|| too_large(&tensor.name))?;
-                self.slots[slot].reserve(bytes);
+                self.slots[slot].reserve(bytes).ok_or_else(|| too_large(&tensor.name))?;
             }
         }
         Ok(())
@@ -98,26 +98,13 @@ impl Workspace {
             }
         }
         // A dimension such as `batch + 1` binds its symbol when nothing else does.
-        for (dim, actual) in plan.shape.dims().iter().zip(input.shape) {
-            self.solve(program, dim, *actual);
-        }
-        Ok(())
-    }
-
-    /// Binds the symbol of `symbol + constant = actual`, if that is what `dim` is and the symbol is free.
-    fn solve(&mut self, program: &Program, dim: &bertha_graph::Dim, actual: usize) {
-        let names = dim.symbols();
-        let [name] = names.as_slice() else { return };
-        let offset = dim.substitute(&[(name.clone(), 0)].into());
-        let is_offset_symbol = *dim == &bertha_graph::Dim::symbol(name) + &offset;
-        if let (true, Some(offset)) = (is_offset_symbol, offset.as_const()) {
-            let index = (0..program.symbols.len()).find(|index| program.symbols.name(*index) == &**name);
-            if let Some(index) = index
-                && self.symbols[index].is_none()
-            {
-                self.symbols[index] = Some(actual as i64 - offset);
+        for (dim, actual) in plan.dims.iter().zip(input.shape) {
+            if let Some((symbol, offset)) = dim.as_offset_symbol() {
+                let actual = i64::try_from(*actual).unwrap_or(i64::MAX);
+                self.symbols[symbol].get_or_insert(actual.saturating_sub(offset));
             }
         }
+        Ok(())
     }
 
     /// The shape of a tensor; only what [`Self::is_known`] says is known.
@@ -143,7 +130,7 @@ impl Workspace {
         self.dims.extend_from_slice(shape);
         if let Place::Slot(slot) = plan.place {
             let bytes = byte_size(shape, plan.dtype).ok_or_else(|| too_large(&plan.name))?;
-            self.slots[slot].reserve(bytes);
+            self.slots[slot].reserve(bytes).ok_or_else(|| too_large(&plan.name))?;
         }
         for (dim, actual) in plan.dims.iter().zip(shape) {
             if let super::dims::CompiledDim::Symbol(symbol) = dim {
@@ -195,5 +182,5 @@ fn byte_size(shape: &[usize], dtype: DType) -> Option<usize> {
 }
 
 fn too_large(tensor: &str) -> RunError {
-    RunError::Node { node: tensor.to_owned(), why: "the tensor is larger than memory can be".into() }
+    RunError::Node { node: tensor.to_owned(), why: "there is no memory for a tensor this large".into() }
 }
