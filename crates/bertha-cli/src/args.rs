@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "bertha", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// Say more on the error stream; twice for everything.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -92,7 +92,7 @@ pub(crate) struct FillMaskArgs {
 
 #[derive(Args)]
 pub(crate) struct EmbedArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// Print JSON: an array of arrays.
@@ -106,7 +106,7 @@ pub(crate) struct EmbedArgs {
 
 #[derive(Args)]
 pub(crate) struct ClassifyArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// How many classes to show for each text.
@@ -123,7 +123,7 @@ pub(crate) struct ClassifyArgs {
 
 #[derive(Args)]
 pub(crate) struct TagArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Print JSON: for each text an array of {entity_group, score, word, start, end}.
@@ -137,7 +137,7 @@ pub(crate) struct TagArgs {
 
 #[derive(Args)]
 pub(crate) struct RerankArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     #[arg(long, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Print JSON: an array of {index, score, logit}, best first.
@@ -171,7 +171,7 @@ pub(crate) struct SparseArgs {
 
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     pub(crate) model: PathBuf,
     /// Named input tensors.
     #[arg(long, value_name = "IN.npz")]
@@ -200,7 +200,7 @@ pub(crate) struct BuildArgs {
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// The model or engine.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     pub(crate) model: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -227,7 +227,7 @@ pub(crate) struct ExportArgs {
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     pub(crate) model: PathBuf,
     /// Sequences in a batch.
     #[arg(long, default_value_t = 1, value_name = "B")]
@@ -259,7 +259,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args)]
 pub(crate) struct CompareArgs {
-    /// The model.
+    /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     pub(crate) model: PathBuf,
     /// What to compare with.
     #[arg(long, value_enum)]

@@ -176,25 +176,25 @@ fn profile(session: &mut Session, workload: &Workload) -> Result<Vec<Operation>,
 fn print(report: &Report) -> Result<(), Failure> {
     let l = &report.latency_ms;
     output::line(format!(
-        "{} on {} ({}, {} threads): {} batches, {} sequences, {} tokens",
+        "{} on {} ({}, {}): {}, {}, {}",
         report.model,
         report.device,
         report.isa,
-        report.threads,
-        report.batches,
-        report.sequences,
-        report.tokens
+        output::count(report.threads, "thread", "threads"),
+        output::count(report.batches, "batch", "batches"),
+        output::count(report.sequences, "sequence", "sequences"),
+        output::count(report.tokens, "token", "tokens"),
     ))?;
     let mut table = output::table(&["latency ms", "min", "mean", "median", "p90", "p95", "p99"]);
     let cells = [l.min, l.mean, l.median, l.p90, l.p95, l.p99].map(|ms| format!("{ms:.3}"));
-    table.add_row(std::iter::once(format!("{} runs", report.runs)).chain(cells));
-    output::line(table)?;
+    table.add_row(std::iter::once(output::count(report.runs, "run", "runs")).chain(cells));
+    output::print_table(table, 1..7)?;
     output::line(format!(
-        "{:.1} sequences/s   {:.0} tokens/s   {:.1} GFLOP/s   {:.1} MB of memory besides the weights",
+        "{:.1} sequences/s   {:.0} tokens/s   {:.1} GFLOP/s   {} of memory besides the weights",
         report.sequences_per_second,
         report.tokens_per_second,
         report.gflop_per_second,
-        report.memory_bytes as f64 / 1e6
+        output::bytes(report.memory_bytes as u64)
     ))?;
     let Some(profile) = &report.profile else { return Ok(()) };
     let mut table = output::table(&["ms", "share", "GFLOP/s", "kernel", "node"]);
@@ -213,5 +213,5 @@ fn print(report: &Report) -> Result<(), Failure> {
         ]);
     }
     output::line("")?;
-    output::line(table)
+    output::print_table(table, 0..3)
 }

@@ -26,18 +26,17 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     if verbose >= 2 {
         print_plan(&engine)?;
     }
-    let megabytes = std::fs::metadata(&target).map_or(0.0, |file| file.len() as f64 / 1e6);
+    let size = output::bytes(std::fs::metadata(&target).map_or(0, |file| file.len()));
     let (seconds, tier) = (start.elapsed().as_secs_f64(), engine.cpu().isa().tier());
-    output::line(format!(
-        "{}: {megabytes:.1} MB, CPU plan for {tier}, built in {seconds:.2} s",
-        target.display()
-    ))
+    output::line(format!("{}: {size}, CPU plan for {tier}, built in {seconds:.2} s", target.display()))
 }
 
 /// The model's name with the engine's ending, in the current folder.
 fn default_output(model: &std::path::Path) -> PathBuf {
-    let name = model.canonicalize().ok().and_then(|path| path.file_stem().map(|stem| stem.to_owned()));
-    let mut name = name.unwrap_or_else(|| "model".into());
+    let path = model.canonicalize().unwrap_or_default();
+    // A folder's name may hold dots of its own.
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let mut name = name.unwrap_or("model".as_ref()).to_owned();
     name.push(".bertha");
     PathBuf::from(name)
 }
@@ -88,7 +87,7 @@ fn print_plan(engine: &Engine) -> Result<(), Failure> {
     for (node, kernel) in steps {
         table.add_row([format!("  {kernel}"), node]);
     }
-    output::line(table)?;
+    output::print_table(table, [])?;
     output::line(format!("memory of a run, bytes in {} slots that steps share:", slots.len()))?;
     slots.iter().try_for_each(|slot| output::line(format!("  {slot}")))
 }

@@ -28,6 +28,9 @@ struct Report {
 }
 
 pub(crate) fn run(args: CompareArgs) -> Result<(), Failure> {
+    if args.batch == 0 || args.seq == 0 {
+        return Err(Failure::Usage("--batch and --seq must be at least 1".into()));
+    }
     // Layer by layer, both sides must have the same tensors: the compiler leaves the graph alone then.
     let options = Options { optimize: !args.layers, ..Options::default() };
     let engine = if args.layers { open_with(&args.model, &options)? } else { open(&args.model)? };
@@ -139,7 +142,7 @@ fn print(report: &Report, layers: bool) -> Result<(), Failure> {
             if tensor.is_within(report.tolerance) { "equal".into() } else { tensor.problem() },
         ]);
     }
-    output::line(table)
+    output::print_table(table, [2, 3])
 }
 
 /// Tensors before the first difference that are listed.

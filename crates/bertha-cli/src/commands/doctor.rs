@@ -11,24 +11,33 @@ use crate::output;
 struct Report {
     version: &'static str,
     cpu: CpuInfo,
-    /// The tier that will be used, or why there is none.
-    used: Result<String, String>,
-    forced_by: Option<String>,
+    /// The tier that will be used.
+    used: Option<String>,
+    /// Why none will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    /// What the environment asks for.
+    forced: Option<String>,
 }
 
 pub(crate) fn run(args: DoctorArgs) -> Result<(), Failure> {
+    let (used, problem) = match Isa::from_env() {
+        Ok(isa) => (Some(isa.tier().name().to_owned()), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         cpu: CpuInfo::detect(),
-        used: Isa::from_env().map(|isa| isa.tier().name().to_owned()).map_err(|error| error.to_string()),
-        forced_by: std::env::var(ISA_ENV).ok(),
+        used,
+        problem,
+        forced: std::env::var(ISA_ENV).ok(),
     };
     if args.json {
         output::json(&report)?;
     } else {
         print(&report)?;
     }
-    report.used.map(|_| ()).map_err(Failure::Usage)
+    report.problem.map_or(Ok(()), |why| Err(Failure::Usage(why)))
 }
 
 fn print(report: &Report) -> Result<(), Failure> {
@@ -36,10 +45,10 @@ fn print(report: &Report) -> Result<(), Failure> {
     let yes_no = |has: bool| if has { "yes" } else { "no" };
     let kib = |bytes: usize| format!("{} KiB", bytes / 1024);
     let tiers: Vec<String> = cpu.tiers.iter().map(ToString::to_string).collect();
-    let used = match (&report.used, &report.forced_by) {
-        (Ok(tier), Some(_)) => format!("{tier} (forced by {ISA_ENV})"),
-        (Ok(tier), None) => tier.clone(),
-        (Err(why), _) => format!("none: {why}"),
+    let used = match (&report.used, &report.forced) {
+        (Some(tier), Some(_)) => format!("{tier} (forced by {ISA_ENV})"),
+        (Some(tier), None) => tier.clone(),
+        (None, _) => "none".to_owned(),
     };
     let mut table = output::table(&[]);
     table.add_row(["bertha", report.version]);
@@ -53,5 +62,5 @@ fn print(report: &Report) -> Result<(), Failure> {
     table.add_row(["int8 (VNNI)", yes_no(cpu.avx512_vnni)]);
     table.add_row(["bf16", yes_no(cpu.avx512_bf16)]);
     table.add_row(["will use", &used]);
-    output::line(table)
+    output::print_table(table, [])
 }

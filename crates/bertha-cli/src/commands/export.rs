@@ -13,8 +13,8 @@ pub(crate) fn run(args: ExportArgs) -> Result<(), Failure> {
     let spinner = Spinner::new(format!("exporting {}", args.folder.display()));
     write(&args.folder, &onnx::ExportOptions { opset: args.opset }, &args.output)?;
     drop(spinner);
-    let megabytes = std::fs::metadata(&args.output).map_or(0.0, |file| file.len() as f64 / 1e6);
-    output::line(format!("{}: {megabytes:.1} MB, opset {}", args.output.display(), args.opset))
+    let size = output::bytes(std::fs::metadata(&args.output).map_or(0, |file| file.len()));
+    output::line(format!("{}: {size}, opset {}", args.output.display(), args.opset))
 }
 
 /// Writes the checkpoint in `folder` as the ONNX file `output`, with external data when it passes 2 GB.

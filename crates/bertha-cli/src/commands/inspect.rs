@@ -115,30 +115,31 @@ fn report(engine: &Engine, file: Option<FileReport>) -> Report<'_> {
 }
 
 fn print(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
-    let mega = |bytes: usize| format!("{:.1} MB", bytes as f64 / 1e6);
     let info = report.model;
     let mut table = output::table(&[]);
     table.add_row(["model", &path.display().to_string()]);
     table.add_row(["source", &info.source]);
     table.add_row(["family", &info.family]);
-    table.add_row(["task", &format!("{:?}", info.task)]);
+    table.add_row(["task", &words(&info.task)]);
     if let Some(max) = info.max_tokens {
         table.add_row(["longest text", &format!("{max} tokens")]);
     }
     if let Some(pooling) = &info.pooling {
         let normalized = if pooling.normalize { ", normalised" } else { "" };
-        table.add_row(["pooling", &format!("{:?}{normalized}", pooling.kind)]);
+        table.add_row(["pooling", &format!("{}{normalized}", words(&pooling.kind))]);
     }
-    table.add_row(["weights", &format!("{} tensors, {}", report.weights, mega(report.weight_bytes))]);
-    let packed = mega(report.cpu.packed_bytes);
+    let weights = output::bytes(report.weight_bytes as u64);
+    table.add_row(["weights", &format!("{}, {weights}", output::count(report.weights, "tensor", "tensors"))]);
+    let packed = output::bytes(report.cpu.packed_bytes as u64);
     table.add_row(["CPU plan", &format!("{}, {packed} packed", report.cpu.isa)]);
-    output::line(table)?;
+    output::print_table(table, [])?;
     print_ports("inputs", &report.inputs)?;
     print_ports("outputs", &report.outputs)?;
     let nodes: Vec<String> = report.nodes.iter().map(|(op, count)| format!("{count} {op}")).collect();
     output::line(format!("\nnodes: {}", nodes.join(", ")))?;
     if let Some(slots) = &report.cpu.memory {
-        output::line(format!("\nmemory of a run, bytes in {} slots:", slots.len()))?;
+        let title = format!("memory of a run, bytes in {}:", output::count(slots.len(), "slot", "slots"));
+        output::line(format!("\n{title}"))?;
         slots.iter().try_for_each(|slot| output::line(format!("  {slot}")))?;
     }
     if let Some(file) = &report.file {
@@ -153,14 +154,28 @@ fn print_ports(title: &str, ports: &[Port]) -> Result<(), Failure> {
     for port in ports {
         table.add_row([format!("  {}", port.name), format!("{}{}", port.dtype, port.shape)]);
     }
-    output::line(table)
+    output::print_table(table, [])
+}
+
+/// A name in words: `MaskedLm` is `masked lm`.
+fn words(name: &impl std::fmt::Debug) -> String {
+    let mut words = String::new();
+    for letter in format!("{name:?}").chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
 }
 
 fn print_file(file: &FileReport) -> Result<(), Failure> {
     let verified = if file.verified { ", every byte verified" } else { "" };
     output::line(format!(
-        "\nengine file: {} bytes, format {}, by {}{verified}",
-        file.bytes, file.format_version, file.producer
+        "\nengine file: {}, format {}, by {}{verified}",
+        output::bytes(file.bytes),
+        file.format_version,
+        file.producer
     ))?;
     let mut table = output::table(&["  section", "offset", "bytes", "checksum"]);
     for section in &file.sections {
@@ -171,9 +186,9 @@ fn print_file(file: &FileReport) -> Result<(), Failure> {
             format!("{:016x}", section.checksum),
         ]);
     }
-    output::line(table)?;
+    output::print_table(table, [1, 2])?;
     for plan in &file.plans {
-        output::line(format!("plan for {}: needs {}", plan.target, plan.requirements.join(", ")))?;
+        output::line(format!("\nplan for {}: needs {}", plan.target, plan.requirements.join(", ")))?;
     }
     Ok(())
 }
