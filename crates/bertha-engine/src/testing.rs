@@ -76,13 +76,18 @@ fn put_u64(file: &mut [u8], at: usize, value: u64) -> Option<()> {
 /// behind them. Any other input is a list of sections (length of the name in one byte, name, length of the section in
 /// two bytes, section), from which a file is assembled.
 pub fn fuzz(input: &[u8]) {
+    files_of(input).iter().for_each(|file| exercise(file));
+}
+
+/// The files that [`fuzz`] makes of its input.
+#[must_use]
+pub fn files_of(input: &[u8]) -> Vec<Vec<u8>> {
     if input.first() == MAGIC.first() {
-        exercise(input);
         let mut resealed = input.to_vec();
         reseal(&mut resealed);
-        exercise(&resealed);
+        vec![input.to_vec(), resealed]
     } else {
-        exercise(&assemble(&split_sections(input)));
+        vec![assemble(&split_sections(input))]
     }
 }
 

@@ -10,7 +10,19 @@ pub(crate) const ATTENTION_MASK: &str = "attention_mask";
 
 /// Sequences of token ids one after another, as encoder graphs take them: `[tokens]` arrays and the running sum of
 /// the lengths. Filling a batch again reuses its memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// ```no_run
+/// # fn main() -> Result<(), bertha::Error> {
+/// # let engine = bertha::Engine::open("path/to/model")?;
+/// let mut batch = bertha::RaggedBatch::new();
+/// batch.push(engine.info(), &[101, 7592, 102], None)?;
+/// batch.push(engine.info(), &[101, 102], None)?;
+/// assert_eq!(batch.cu_seqlens(), [0, 3, 5]);
+/// assert_eq!(batch.rows(1), 3..5); // the second sequence's rows of an output per token
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaggedBatch {
     input_ids: Vec<i32>,
     token_type_ids: Vec<i32>,
@@ -21,10 +33,23 @@ pub struct RaggedBatch {
     offset_shape: [usize; 1],
 }
 
+impl Default for RaggedBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl RaggedBatch {
     /// A batch with no sequence.
     pub fn new() -> Self {
-        RaggedBatch { cu_seqlens: vec![0], offset_shape: [1], ..RaggedBatch::default() }
+        RaggedBatch {
+            input_ids: Vec::new(),
+            token_type_ids: Vec::new(),
+            position_ids: Vec::new(),
+            cu_seqlens: vec![0],
+            token_shape: [0],
+            offset_shape: [1],
+        }
     }
 
     /// Number of sequences.
@@ -48,6 +73,9 @@ impl RaggedBatch {
     }
 
     /// The tokens of sequence `index`, as a range of rows.
+    ///
+    /// # Panics
+    /// When there is no such sequence.
     pub fn rows(&self, index: usize) -> std::ops::Range<usize> {
         self.cu_seqlens[index] as usize..self.cu_seqlens[index + 1] as usize
     }
@@ -66,7 +94,8 @@ impl RaggedBatch {
     /// `info`.
     ///
     /// # Errors
-    /// When it is longer than the model takes, an id does not fit, or `types` has another length.
+    /// When it is longer than the model takes, an id does not fit 32 bits, or `types` has another length. The batch is
+    /// then as it was.
     pub fn push(&mut self, info: &ModelInfo, ids: &[u32], types: Option<&[u32]>) -> Result<(), Error> {
         let too_long = info.max_tokens.is_some_and(|max| ids.len() > max);
         if let (true, Some(max)) = (too_long, info.max_tokens) {
@@ -78,15 +107,13 @@ impl RaggedBatch {
             let why = format!("{} token types for {} tokens", types.len(), ids.len());
             return Err(Error::Input { name: ragged::TOKEN_TYPE_IDS.into(), why });
         }
-        let narrow = |name: &str, value: u32| {
-            i32::try_from(value)
-                .map_err(|_| Error::Input { name: name.into(), why: format!("{value} does not fit 32 bits") })
-        };
+        check_ids(ragged::INPUT_IDS, ids)?;
+        check_ids(ragged::TOKEN_TYPE_IDS, types.unwrap_or_default())?;
         let start = self.tokens();
-        for (index, id) in ids.iter().enumerate() {
-            let segment = types.map_or(0, |types| types[index]);
-            self.input_ids.push(narrow(ragged::INPUT_IDS, *id)?);
-            self.token_type_ids.push(narrow(ragged::TOKEN_TYPE_IDS, segment)?);
+        self.input_ids.extend(ids.iter().map(|id| *id as i32));
+        match types {
+            Some(types) => self.token_type_ids.extend(types.iter().map(|segment| *segment as i32)),
+            None => self.token_type_ids.resize(self.input_ids.len(), 0),
         }
         match info.position_ids {
             PositionIds::None | PositionIds::Absolute => self.position_ids.extend(0..ids.len() as i32),
@@ -138,15 +165,27 @@ fn view<'a>(shape: &'a [usize], values: &'a [i32]) -> TensorRef<'a> {
     TensorRef { dtype: DType::I32, shape, bytes: bytemuck::cast_slice(values) }
 }
 
-/// Positions that count up from `pad_id + 1` over the tokens that are not padding.
+/// Ids and segments are 32-bit integers with a sign in the graph.
+fn check_ids(name: &str, ids: &[u32]) -> Result<(), Error> {
+    match ids.iter().position(|id| i32::try_from(*id).is_err()) {
+        None => Ok(()),
+        Some(at) => {
+            let why = format!("{} at {at} does not fit 32 bits", ids[at]);
+            Err(Error::Input { name: name.into(), why })
+        }
+    }
+}
+
+/// Positions that count up from `pad_id + 1` over the tokens that are not padding. An absurd `pad_id` wraps around to
+/// positions that no table has, which the lookup refuses.
 fn after_pad(ids: &[i32], pad_id: i32, positions: &mut Vec<i32>) {
-    let mut next = pad_id + 1;
+    let mut next = pad_id.wrapping_add(1);
     for id in ids {
         if *id == pad_id {
             positions.push(pad_id);
         } else {
             positions.push(next);
-            next += 1;
+            next = next.wrapping_add(1);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bertha_compile::{Log, optimize, optimize_model};
 use bertha_cpu::CpuModel;
 use bertha_cpu::isa::Isa;
+use bertha_engine::EngineFile;
 use bertha_graph::{Graph, Interface, Model, ModelInfo};
 use bytes::Bytes;
 
@@ -87,6 +88,13 @@ impl Engine {
             Source::Engine => sections::load(path, options),
             source => Self::compile(import(path, source)?, options),
         }
+    }
+
+    /// Loads an engine file that is in memory already, such as one embedded with `include_bytes!`. Weights are used
+    /// where they are: keep the bytes aligned to [`bertha_engine::ALIGNMENT`], or they are copied once.
+    pub fn from_bytes(bytes: Bytes, options: &Options) -> Result<Self, Error> {
+        let file = EngineFile::from_bytes(bytes)?;
+        sections::from_file(&file, Path::new(file.name()), options)
     }
 
     /// Compiles an imported or self-made model.

@@ -13,6 +13,28 @@
 //! # }
 //! ```
 //!
+//! A network of your own runs the same way; [`graph::GraphBuilder`] describes it:
+//!
+//! ```
+//! use bertha::graph::{GraphBuilder, shape};
+//! use bertha::{DType, Engine, Options, TensorData};
+//!
+//! let mut b = GraphBuilder::new("classes");
+//! let x = b.input("logits", DType::F32, shape!["batch", 3])?;
+//! let y = b.softmax(x, -1)?;
+//! b.output("probabilities", y)?;
+//!
+//! let engine = Engine::from_graph(b.finish()?, &Options::default())?;
+//! let mut session = engine.session(1)?;
+//! let logits = TensorData::from_vec(vec![2, 3], vec![0f32, 0.0, 0.0, 9.0, 0.0, 0.0])?;
+//! let outputs = session.run(&[("logits", &logits)], &[])?;
+//!
+//! let (name, probabilities) = &outputs[0];
+//! assert_eq!((name.as_str(), probabilities.shape()), ("probabilities", &[2, 3][..]));
+//! assert!((probabilities.as_slice::<f32>()?[0] - 1.0 / 3.0).abs() < 1e-6);
+//! # Ok::<(), bertha::Error>(())
+//! ```
+//!
 //! Text goes in and answers come out through the `bertha-text` crate; this one speaks tensors and tokens.
 
 mod batch;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bertha_cpu::{CpuSession, OutputRef, StepTime, TensorRef};
 use bertha_graph::{DType, Interface, ModelInfo, TensorData, ragged};
+use smallvec::SmallVec;
 
 use crate::batch::{ATTENTION_MASK, Padded, RaggedBatch};
 use crate::engine::Padded as PaddedModel;
@@ -117,7 +118,7 @@ impl Session {
     ) -> Result<(), Error> {
         let model = self.cpu.model().clone();
         let graph = model.graph();
-        let mut inputs = Vec::with_capacity(graph.inputs().len());
+        let mut inputs: SmallVec<[(&str, TensorRef<'_>); 8]> = SmallVec::new();
         for id in graph.inputs() {
             let name = graph.tensor(*id).name.as_str();
             let input =

@@ -26,8 +26,8 @@ enum How {
 impl Embed {
     /// The task over `engine` on `threads` threads (0: all cores).
     ///
-    /// A model that does not say how it pools is pooled by the mean and normalised, as sentence-transformers does
-    /// for a plain encoder; [`Embed::pooling_is_assumed`] tells.
+    /// A model that does not say how it pools is pooled by the mean over its tokens, not normalised, as
+    /// sentence-transformers does for a plain encoder; [`Embed::pooling_is_assumed`] tells.
     pub fn new(engine: &Engine, threads: usize) -> Result<Self, TextError> {
         let has = |name: &str| engine.graph().outputs().iter().any(|(output, _)| output == name);
         let how = if has(output::SENTENCE_EMBEDDING) {
