@@ -142,7 +142,7 @@ fn tensors_go_in_and_out_by_name() {
     let only =
         bertha(&["run", &model, "--inputs", &inputs, "--outputs", &outputs, "--only", "pooler_output"]);
     only.succeeds();
-    assert_eq!(read_npz(&outputs).unwrap().iter().count(), 1);
+    assert_eq!(read_npz(&outputs).unwrap().len(), 1);
 
     bertha(&["run", &model, "--inputs", &work.path("no.npz"), "--outputs", &outputs]).fails(1, &["no.npz"]);
     bertha(&["run", &model, "--inputs", &inputs, "--outputs", &outputs, "--only", "logits"])
