@@ -36,6 +36,9 @@ pub struct Log {
 /// Source nodes that one line lists.
 const LISTED: usize = 12;
 
+/// Passes that tidy up: dozens of patches of which nobody wants to read each.
+const TIDYING: [&str; 3] = ["fold-shapes", "identities", "transposes"];
+
 impl Log {
     /// How many patches each pass applied, in the order in which the passes first fired.
     pub fn counts(&self) -> Vec<(&'static str, usize)> {
@@ -56,20 +59,30 @@ impl Log {
 }
 
 impl fmt::Display for Log {
-    /// One line a patch: the pass, what was made, and of which source nodes; near misses after them.
+    /// One line a patch: the pass, what was made, and of which source nodes; near misses after them. Passes that only
+    /// tidy up have one line for all patches in a row, unless the alternate form (`{:#}`) is asked for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for event in &self.events {
-            write!(f, "{:<22} {}", event.pass, event.what)?;
-            match event.sources.len() {
-                0 => writeln!(f)?,
-                count if count > LISTED => writeln!(f, "  <-  {count} source nodes")?,
-                _ => writeln!(f, "  <-  {}", Names(&event.sources))?,
+        for run in self.events.chunk_by(|a, b| a.pass == b.pass) {
+            match run {
+                [first, _, ..] if TIDYING.contains(&first.pass) && !f.alternate() => {
+                    writeln!(f, "{:<22} {} patches, the first: {}", first.pass, run.len(), first.what)?;
+                }
+                _ => run.iter().try_for_each(|event| write_event(f, event))?,
             }
         }
         for miss in &self.near_misses {
             writeln!(f, "{:<22} not at {}: {}", miss.pass, miss.node, miss.why)?;
         }
         Ok(())
+    }
+}
+
+fn write_event(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+    write!(f, "{:<22} {}", event.pass, event.what)?;
+    match event.sources.len() {
+        0 => writeln!(f),
+        count if count > LISTED => writeln!(f, "  <-  {count} source nodes"),
+        _ => writeln!(f, "  <-  {}", Names(&event.sources)),
     }
 }
 
@@ -132,6 +145,9 @@ mod tests {
         assert!(lines[1].ends_with("epilogue  <-  /l.0: act/Div act/Erf dense/MatMul"), "{text}");
         assert!(lines[2].ends_with("<-  a b"), "{text}");
         assert!(lines[3].contains("not at x: reason"), "{text}");
+        let tidy = Log { events: vec![event("identities", &["a"], "a goes"); 3], near_misses: Vec::new() };
+        assert_eq!(tidy.to_string().lines().count(), 1);
+        assert_eq!(format!("{tidy:#}").lines().count(), 3);
         assert_eq!(log.counts(), [("fold-constants", 1), ("linear-activation", 2)]);
         assert_eq!(log.explain("/l.0/act/Erf").count(), 1);
         assert_eq!(log.explain("nothing").count(), 0);
