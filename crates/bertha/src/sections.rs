@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bertha_compile::Log;
 use bertha_cpu::{CpuModel, PackedEntry, PackedStore};
-use bertha_engine::{EngineFile, EngineWriter, Host, Metadata, PlanHeader};
+use bertha_engine::{EngineFile, EngineWriter, Host, Metadata, Mismatch, PlanHeader};
 use bertha_graph::{DType, Graph, ModelInfo, TensorData, text};
 
 use crate::engine::{Engine, Options, Padded};
@@ -132,7 +132,11 @@ fn usable_plan(
     if mismatches.is_empty() {
         return Ok(Some(plan.payload));
     }
-    notices.extend(mismatches.iter().map(ToString::to_string));
+    // A machine has weaker tiers too, but the packed weights of a plan are for exactly one.
+    notices.extend(mismatches.iter().map(|mismatch| match mismatch {
+        Mismatch::MissingFeature { feature } => format!("The plan is for {feature}, and {isa} is used here."),
+        other => other.to_string(),
+    }));
     notices.push(format!("The plan was made anew from the portable graph for {isa}."));
     Ok(None)
 }
