@@ -11,8 +11,8 @@ use zip::write::SimpleFileOptions;
 
 use crate::hf::{SafetensorsFile, TorchFile};
 use crate::npz::{npy_from_bytes, npz_from_bytes};
-use crate::onnx::OnnxFile;
 use crate::onnx::proto::ModelProto;
+use crate::onnx::{ImportOptions, OnnxFile, import_model};
 
 /// Bytes that [`fuzz_torch`] puts into each storage around a bare pickle.
 const STORAGE_BYTES: [u8; 64] = [7; 64];
@@ -89,6 +89,18 @@ pub fn fuzz_onnx(input: &[u8]) {
     let again = ModelProto::decode(written.as_slice()).expect("what was written can be read");
     // Bytes, because NaN is not equal to itself.
     assert_eq!(again.encode_to_vec(), written);
+}
+
+/// An ONNX model all the way to a graph, which the importer verifies.
+pub fn fuzz_onnx_import(input: &[u8]) {
+    let Ok(file) = OnnxFile::from_bytes("fuzz.onnx", Bytes::copy_from_slice(input)) else { return };
+    let options = ImportOptions { companions: false, ..ImportOptions::default() };
+    match import_model(&file.model, "fuzz.onnx", &options) {
+        Ok(model) => {
+            assert!(model.graph.outputs().len() == file.graph().map_or(0, |graph| graph.output.len()))
+        }
+        Err(error) => assert!(error.to_string().contains("fuzz.onnx")),
+    }
 }
 
 /// Asserts what every [`TensorData`] promises.

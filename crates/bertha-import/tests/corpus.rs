@@ -6,17 +6,18 @@ use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 
-use bertha_import::testing::{fuzz_npz, fuzz_onnx, fuzz_safetensors, fuzz_torch};
+use bertha_import::testing::{fuzz_npz, fuzz_onnx, fuzz_onnx_import, fuzz_safetensors, fuzz_torch};
 use common::fixture;
 
 /// Fuzz target, its body, and the folder of fixtures that are its seeds.
 type Target = (&'static str, fn(&[u8]), &'static str);
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     ("torch_reader", fuzz_torch, "torch"),
     ("safetensors_reader", fuzz_safetensors, "safetensors"),
     ("npz_reader", fuzz_npz, "npz"),
     ("onnx_reader", fuzz_onnx, "onnx"),
+    ("onnx_import", fuzz_onnx_import, "onnx"),
 ];
 
 fn corpus(target: &str) -> PathBuf {
