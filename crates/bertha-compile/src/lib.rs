@@ -12,6 +12,7 @@ mod model;
 pub mod passes;
 mod patch;
 mod pattern;
+mod precision;
 mod ragged;
 mod uses;
 
@@ -19,4 +20,5 @@ pub use driver::{CompileError, Pass, optimize, optimize_with};
 pub use log::{Event, Log, NearMiss};
 pub use model::{Options, optimize_model, optimize_model_with};
 pub use patch::{Findings, NewNode, Patch, Value};
+pub use precision::{Precision, UnknownPrecision};
 pub use uses::Uses;
