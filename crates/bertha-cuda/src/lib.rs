@@ -1,0 +1,1 @@
+//! Target and runtime for NVIDIA GPUs. The kernels are CUDA C++ in `kernels/`, specialised by macros.
