@@ -196,6 +196,12 @@ pub(crate) struct BuildArgs {
     /// Leave the graph as it was imported.
     #[arg(long)]
     pub(crate) no_optimize: bool,
+    /// Apply this many of the compiler's patches and no more; halve N to find the patch that breaks a model.
+    #[arg(long, value_name = "N", conflicts_with = "no_optimize")]
+    pub(crate) stop_after: Option<usize>,
+    /// Follow this node of the source model to the step that computes it; may be given several times.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) explain: Vec<String>,
 }
 
 #[derive(Args)]
@@ -208,6 +214,12 @@ pub(crate) struct InspectArgs {
     /// Print the graph in the text format.
     #[arg(long)]
     pub(crate) text: bool,
+    /// With --text: the graph as it was imported, before any pass.
+    #[arg(long, requires = "text")]
+    pub(crate) source: bool,
+    /// Draw the graph as it was imported beside the one that runs, layers folded; the ending tells the format.
+    #[arg(long, value_name = "FILE.svg|FILE.html")]
+    pub(crate) graph: Option<PathBuf>,
     /// Check every byte of an engine file against its checksums.
     #[arg(long)]
     pub(crate) verify: bool,

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod demo;
+mod explain;
 mod output;
 mod progress;
 

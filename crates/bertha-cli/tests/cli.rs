@@ -340,6 +340,39 @@ fn every_unsupported_node_is_listed_at_once() {
 }
 
 #[test]
+fn the_compiler_shows_its_work() {
+    let work = Work::new();
+    let (model, onnx) = (work.bare_model("bert_encoder"), work.path("model.onnx"));
+    // Operator set 14 has neither layer norm nor GELU: there is something to put together.
+    bertha(&["export", &model, "-o", &onnx, "--opset", "14"]).succeeds();
+    let engine = work.path("model.bertha");
+    let build = |args: &[&str]| bertha(&[&["build", onnx.as_str(), "-o", engine.as_str()], args].concat());
+
+    let source = bertha(&["inspect", &onnx, "--text", "--source"]).succeeds().stdout.clone();
+    let erf = source.lines().find(|line| line.contains(" = erf(")).expect("an erf in the source");
+    // A node that has its result's name is printed without one of its own.
+    let name = erf.trim().trim_start_matches('%').split(": ").next().unwrap().trim_matches('"');
+    let explained = build(&["--explain", name]).succeeds().stdout.clone();
+    for what in [name, "activations", "linear-activation", "computed in", "linear"] {
+        assert!(explained.contains(what), "{what}: {explained}");
+    }
+    build(&["--explain", "no-such-node"]).fails(2, &["no-such-node", "names like it"]);
+
+    let none = build(&["--stop-after", "0"]).succeeds().stdout.clone();
+    assert!(none.contains("0 patches applied of at most 0"), "{none}");
+    assert!(build(&["--stop-after", "3"]).succeeds().stdout.contains("3 patches applied"));
+
+    for (file, model, panels) in [("both.svg", &onnx, 2), ("one.html", &engine, 1)] {
+        let path = work.path(file);
+        bertha(&["inspect", model, "--graph", &path]).succeeds();
+        let picture = std::fs::read_to_string(&path).unwrap();
+        assert!(picture.contains("as it runs"));
+        assert_eq!(picture.contains("as imported"), panels == 2);
+    }
+    bertha(&["inspect", &onnx, "--graph", &work.path("x.png")]).fails(2, &["x.png", ".svg"]);
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_command_quietly() {
     let work = Work::new();
     let model = work.bare_model("bert_encoder");

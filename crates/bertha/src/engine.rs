@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use bertha_compile::{Log, optimize, optimize_model};
+use bertha_compile::{Log, optimize, optimize_model_with};
 use bertha_cpu::CpuModel;
 use bertha_cpu::isa::Isa;
 use bertha_engine::EngineFile;
@@ -11,7 +11,7 @@ use bertha_graph::{Graph, Interface, Model, ModelInfo};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::open::{Source, import, source_of};
+use crate::open::{Source, import_from, source_of};
 use crate::sections;
 use crate::session::Session;
 
@@ -22,11 +22,13 @@ pub struct Options {
     pub isa: Option<Isa>,
     /// Whether the compiler's passes run. Without them the graph runs as it was imported.
     pub optimize: bool,
+    /// Apply this many patches of the compiler's passes and no more: by halving it one finds the patch at fault.
+    pub stop_after: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { isa: None, optimize: true }
+        Options { isa: None, optimize: true, stop_after: None }
     }
 }
 
@@ -86,7 +88,7 @@ impl Engine {
         let path = path.as_ref();
         match source_of(path)? {
             Source::Engine => sections::load(path, options),
-            source => Self::compile(import(path, source)?, options),
+            source => Self::compile(import_from(path, source)?, options),
         }
     }
 
@@ -100,8 +102,10 @@ impl Engine {
     /// Compiles an imported or self-made model.
     pub fn compile(model: Model, options: &Options) -> Result<Self, Error> {
         let isa = options.isa()?;
-        let (optimized, log) =
-            if options.optimize { optimize_model(&model)? } else { (model.clone(), Log::default()) };
+        let (optimized, log) = match options.optimize {
+            true => optimize_model_with(&model, &bertha_compile::Options { stop_after: options.stop_after })?,
+            false => (model.clone(), Log::default()),
+        };
         let became_ragged =
             model.info.interface == Interface::Dense && optimized.info.interface == Interface::Ragged;
         let padded = if became_ragged { Some(Padded::new(optimize(&model.graph)?.0, isa)) } else { None };

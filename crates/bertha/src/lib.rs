@@ -54,5 +54,5 @@ pub use bertha_graph::{DType, Interface, Model, ModelInfo, PositionIds, Task, Te
 pub use bertha_import as import;
 pub use engine::{Engine, Options};
 pub use error::Error;
-pub use open::is_engine_file;
+pub use open::{import_model, is_engine_file};
 pub use session::Session;

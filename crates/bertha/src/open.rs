@@ -48,8 +48,16 @@ fn starts_like_an_engine(path: &Path) -> bool {
         && start == bertha_engine::MAGIC
 }
 
-/// Imports a checkpoint folder or an ONNX file.
-pub(crate) fn import(path: &Path, source: Source) -> Result<Model, Error> {
+/// Imports a checkpoint folder or an ONNX file, and compiles nothing: the graph as the source has it.
+///
+/// # Errors
+/// When the path holds neither, or what it holds cannot be imported.
+pub fn import_model(path: impl AsRef<Path>) -> Result<Model, Error> {
+    let path = path.as_ref();
+    import_from(path, source_of(path)?)
+}
+
+pub(crate) fn import_from(path: &Path, source: Source) -> Result<Model, Error> {
     Ok(match source {
         Source::Checkpoint => hf::import(path, &hf::ImportOptions::default())?,
         Source::Onnx => onnx::import(path, &onnx::ImportOptions::default())?,

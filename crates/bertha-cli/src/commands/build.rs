@@ -7,6 +7,7 @@ use bertha::{Engine, Options};
 
 use super::Failure;
 use crate::args::BuildArgs;
+use crate::explain;
 use crate::output;
 use crate::progress::Spinner;
 
@@ -15,11 +16,23 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     let start = Instant::now();
     let target = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let spinner = Spinner::new(format!("compiling {}", args.model.display()));
-    let engine =
-        Engine::open_with(&args.model, &Options { optimize: !args.no_optimize, ..Options::default() })?;
+    let source = bertha::import_model(&args.model)?;
+    explain::check(&source, &args.explain)?;
+    // The source graph is needed beside the compiled one only to explain its nodes.
+    let explained = (!args.explain.is_empty()).then(|| source.clone());
+    let options = Options { optimize: !args.no_optimize, stop_after: args.stop_after, ..Options::default() };
+    let engine = Engine::compile(source, &options)?;
     spinner.say(format!("writing {}", target.display()));
     engine.save(&target)?;
     drop(spinner);
+    if let Some(source) = &explained {
+        args.explain.iter().try_for_each(|node| explain::print(source, &engine, node))?;
+    }
+    if let Some(limit) = args.stop_after {
+        let applied = engine.log().events.len();
+        let last = engine.log().events.last().map_or("none", |event| event.what.as_str());
+        output::line(format!("{applied} patches applied of at most {limit}, the last: {last}"))?;
+    }
     if verbose >= 1 {
         print_log(&engine)?;
     }

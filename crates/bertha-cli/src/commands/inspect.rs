@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bertha::engine_file::EngineFile;
 use bertha::{Engine, ModelInfo};
+use bertha_draw::Panel;
 use serde::Serialize;
 
 use super::{Failure, open};
@@ -55,12 +56,42 @@ struct FileReport {
 
 pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
     let file = open_file(&args.model, args.verify)?;
+    if args.source {
+        return output::line(bertha::import_model(&args.model)?.graph.to_text());
+    }
     let engine = open(&args.model)?;
+    if let Some(path) = &args.graph {
+        return draw(&args.model, &engine, path);
+    }
     if args.text {
         return output::line(engine.graph().to_text());
     }
     let report = report(&engine, file);
     if args.json { output::json(&report) } else { print(&args.model, &report) }
+}
+
+/// Draws the graphs of a model: as imported, and as it runs. An engine file holds the second only.
+fn draw(model: &Path, engine: &Engine, path: &Path) -> Result<(), Failure> {
+    let source = match bertha::is_engine_file(model) {
+        true => None,
+        false => Some(bertha::import_model(model)?),
+    };
+    let mut panels = Vec::new();
+    if let Some(source) = &source {
+        panels.push(Panel { title: "as imported", graph: &source.graph });
+    }
+    panels.push(Panel { title: "as it runs", graph: engine.graph() });
+    let picture = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("svg") => bertha_draw::svg(&panels),
+        Some("html") => bertha_draw::html(&model.display().to_string(), &panels),
+        _ => {
+            let message = format!("{}: --graph draws a .svg or an .html file", path.display());
+            return Err(Failure::Usage(message));
+        }
+    };
+    std::fs::write(path, picture)
+        .map_err(|error| Failure::Other(format!("cannot write {}: {error}", path.display())))?;
+    output::line(path.display().to_string())
 }
 
 /// The container, when the path is an engine file.
