@@ -77,6 +77,11 @@ impl FromStr for Tier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Avx512(());
 
+/// Proof that the CPU has what [`Avx512`] stands for and AVX-512 BF16: dot products of pairs of bf16 values.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Avx512Bf16(());
+
 /// Proof that the CPU has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +102,15 @@ impl Avx512 {
             && std::arch::is_x86_feature_detected!("avx512vl")
             && Avx2::detect().is_some();
         supported.then_some(Self(()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Bf16 {
+    /// The token, where the running CPU and operating system support it.
+    #[must_use]
+    pub fn detect() -> Option<Self> {
+        (Avx512::detect().is_some() && std::arch::is_x86_feature_detected!("avx512bf16")).then_some(Self(()))
     }
 }
 

@@ -3,10 +3,12 @@
 pub mod generic;
 pub mod isa;
 pub mod kernels;
+mod memory;
 pub mod pool;
 mod runtime;
 
 pub use generic::{TensorMut, TensorRef};
+pub use memory::Memory;
 pub use runtime::{
     CpuModel, CpuSession, LowerError, OutputRef, PackedEntry, PackedStore, PackedWeight, RunError, StepTime,
 };

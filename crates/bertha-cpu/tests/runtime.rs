@@ -232,6 +232,38 @@ fn a_sentence_answers_the_same_alone_and_in_company() {
     }
 }
 
+/// Linears and a norm over rows of a multiple of 32 cache lines, which a program keeps apart by padding.
+fn crowding(seed: u64) -> Graph {
+    let mut net = Net { graph: Graph::new("crowding"), random: Random(seed) };
+    let x = net.graph.add_input("x", TensorType::new(DType::F32, shape!["tokens", HIDDEN])).unwrap();
+    let plain = (Activation::None, None);
+    let wide = net.linear("wide", Some(x), (HIDDEN, 512), plain);
+    let (gamma, beta) = (net.weight("gamma", &[512]), net.weight("beta", &[512]));
+    let normed = net.node("norm", Op::LayerNorm { axis: -1, epsilon: 1e-12 }, &[wide, gamma, beta]);
+    let up = net.linear("up", normed, (512, 1024), (Activation::GeluErf, None));
+    let down = net.linear("down", up, (1024, 512), (Activation::None, normed));
+    let narrow = net.linear("narrow", down, (512, HIDDEN), plain);
+    net.graph.set_outputs(vec![("y".to_owned(), narrow.unwrap())]).unwrap();
+    net.graph
+}
+
+#[test]
+fn padded_rows_change_no_answer() {
+    let graph = crowding(7);
+    let mut random = Random(8);
+    for isa in Isa::available() {
+        let model = Arc::new(CpuModel::new(graph.clone(), isa).unwrap());
+        for tokens in [0, 1, 5, 33] {
+            let inputs = [("x", random.tensor(&[tokens, HIDDEN]))];
+            let expected = Interpreter::new(&graph, Precision::F64).run_f64(&inputs).unwrap();
+            for threads in [1, 2] {
+                let (name, data) = &run(&model, threads, &inputs, &[])[0];
+                assert_close(&format!("{name} of {tokens} tokens on {isa}"), data, &expected[0].1.values);
+            }
+        }
+    }
+}
+
 #[test]
 fn sessions_share_weights_and_run_at_the_same_time() {
     let model = Arc::new(CpuModel::new(encoder(3), Isa::detect()).unwrap());

@@ -1,7 +1,9 @@
 //! Where the bytes of a file lie while it is read: a mapping, or a buffer aligned like one.
 
 use std::fs::File;
+use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -9,8 +11,58 @@ use memmap2::Mmap;
 use crate::error::Fault;
 use crate::layout::ALIGNMENT;
 
+/// The bytes of a file, shared with every slice of them that was handed out.
+pub(crate) struct FileBytes {
+    bytes: Bytes,
+    mapping: Option<Arc<Mapping>>,
+}
+
+/// A mapping as the owner of bytes.
+struct Mapping(Mmap);
+
+/// What [`Bytes`] keep of a mapping.
+struct Owner(Arc<Mapping>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
+impl FileBytes {
+    /// Takes the pages that lie wholly within `range` out of the process's resident memory, where the bytes are mapped.
+    /// They stay in the system's page cache and come back when they are read.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        /// The largest page of a system that maps files in base pages.
+        const PAGE: usize = 64 << 10;
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        #[cfg(unix)]
+        if let (Some(mapping), true) = (&self.mapping, start < end) {
+            // SAFETY: the mapping is of a file and never written, so what is read after this is what was read before:
+            // the file's contents. Advice that the system declines changes nothing.
+            let _ = unsafe {
+                mapping.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+            };
+        }
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl From<Bytes> for FileBytes {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, mapping: None }
+    }
+}
+
 /// Maps a file. The bytes live as long as any slice of them.
-pub(crate) fn map(path: &Path) -> Result<Bytes, Fault> {
+pub(crate) fn map(path: &Path) -> Result<FileBytes, Fault> {
     let io = |action| move |error| Fault::Io { action, error };
     // Asked before opening, because opening a pipe waits for its other end.
     let metadata = std::fs::metadata(path).map_err(io("open the file"))?;
@@ -23,13 +75,14 @@ pub(crate) fn map(path: &Path) -> Result<Bytes, Fault> {
         return Err(Fault::TooLarge { length });
     }
     if length == 0 {
-        return Ok(Bytes::new());
+        return Ok(Bytes::new().into());
     }
     // SAFETY: The mapping is read-only and private to `Bytes`. It is sound as long as no one changes or truncates the
     // file in place while it is mapped. `EngineWriter` never does: it writes a new file and renames it, which leaves
     // mappings of the old one intact. `EngineFile::open` passes this condition on to its callers.
     let mapping = unsafe { Mmap::map(&file) }.map_err(io("map the file"))?;
-    Ok(Bytes::from_owner(mapping))
+    let mapping = Arc::new(Mapping(mapping));
+    Ok(FileBytes { bytes: Bytes::from_owner(Owner(mapping.clone())), mapping: Some(mapping) })
 }
 
 /// `bytes`, moved to an aligned buffer unless they are aligned already.

@@ -12,7 +12,7 @@ use crate::content::{Metadata, SectionInfo};
 use crate::error::Fault;
 use crate::index::{TensorEntry, WeightsIndex};
 use crate::layout::{Header, decode_table};
-use crate::memory;
+use crate::memory::{self, FileBytes};
 use crate::name::{GRAPH, META, PACKED_PREFIX, PLAN_PREFIX, SectionKind, TOKENIZER, WEIGHTS, WEIGHTS_INDEX};
 use crate::plan::{Plan, PlanHeader};
 use crate::sections::Sections;
@@ -60,10 +60,10 @@ impl EngineFile {
     ///
     /// As for [`Self::open`].
     pub fn from_bytes(bytes: Bytes) -> Result<Self> {
-        Self::parse("engine in memory".to_owned(), memory::aligned(bytes))
+        Self::parse("engine in memory".to_owned(), memory::aligned(bytes).into())
     }
 
-    fn parse(name: String, data: Bytes) -> Result<Self> {
+    fn parse(name: String, data: FileBytes) -> Result<Self> {
         match Inner::parse(name.clone(), data) {
             Ok(inner) => Ok(Self { inner: Arc::new(inner) }),
             Err(fault) => Err(fault.in_file(&name)),
@@ -113,6 +113,18 @@ impl EngineFile {
     /// [`Fault::MissingSection`], or [`Fault::DamagedSection`] if a checksum does not match.
     pub fn section(&self, name: &str) -> Result<Bytes> {
         self.with(|inner| inner.sections.whole(inner.sections.find(name)?))
+    }
+
+    /// Copies section `name` to `target`, which must have its length ([`SectionInfo::length`]), and checks the copy. For
+    /// what will be read over and over: the caller's memory can have larger pages than a mapping, whose pages leave the
+    /// process's resident memory as they are copied.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::MissingSection`], [`Fault::OutOfRange`] if `target` has another length, or [`Fault::DamagedSection`] if a
+    /// checksum does not match; then `target` holds a part of the section.
+    pub fn copy_section(&self, name: &str, target: &mut [u8]) -> Result<()> {
+        self.with(|inner| inner.sections.copy(inner.sections.find(name)?, target))
     }
 
     /// The bytes `range` of section `name`, counted from its start. Checks no more of the section than it must.
@@ -228,7 +240,7 @@ impl fmt::Debug for EngineFile {
 }
 
 impl Inner {
-    fn parse(name: String, data: Bytes) -> Result<Self, Fault> {
+    fn parse(name: String, data: FileBytes) -> Result<Self, Fault> {
         if cfg!(target_endian = "big") {
             return Err(Fault::BigEndianHost);
         }

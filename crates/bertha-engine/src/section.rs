@@ -41,12 +41,18 @@ impl Section {
     }
 
     /// Checks the pieces that hold the bytes `range` of the section, unless that was done before. `file` is the whole
-    /// file.
-    pub(crate) fn verify(&self, file: &[u8], range: &Range<u64>) -> Result<(), Fault> {
+    /// file; `forget` is told each range of it that was read.
+    pub(crate) fn verify(
+        &self,
+        file: &[u8],
+        range: &Range<u64>,
+        forget: impl Fn(Range<usize>) + Sync,
+    ) -> Result<(), Fault> {
         if range.is_empty() {
             return Ok(());
         }
-        let bytes = file.get(self.place(&(0..self.info.length))?).unwrap_or_default();
+        let place = self.place(&(0..self.info.length))?;
+        let bytes = file.get(place.clone()).unwrap_or_default();
         let first = (range.start / CHUNK as u64) as usize;
         let end = range.end.div_ceil(CHUNK as u64) as usize;
         let numbered = bytes.chunks(CHUNK).zip(&self.chunks).enumerate().skip(first).take(end - first);
@@ -54,14 +60,57 @@ impl Section {
             .map(|(number, (bytes, chunk))| (number, bytes, chunk))
             .filter(|(_, _, chunk)| !chunk.intact.load(Ordering::Relaxed))
             .collect();
-        match first_damaged_of(&work) {
+        let forget = |number: usize, length: usize| {
+            let start = place.start + number * CHUNK;
+            forget(start..start + length);
+        };
+        match first_damaged_of(&work, &forget) {
             None => Ok(()),
-            Some((number, length)) => Err(Fault::DamagedSection {
-                section: self.info.name.clone(),
-                offset: self.info.offset + (number * CHUNK) as u64,
-                length: length as u64,
-            }),
+            Some(piece) => Err(self.damaged(piece)),
         }
+    }
+
+    fn damaged(&self, (number, length): (usize, usize)) -> Fault {
+        Fault::DamagedSection {
+            section: self.info.name.clone(),
+            offset: self.info.offset + (number * CHUNK) as u64,
+            length: length as u64,
+        }
+    }
+
+    /// Copies the whole section to `target`, which has its length, and checks the copy. `file` is the whole file;
+    /// `forget` is told each range of it that was read.
+    pub(crate) fn copy(
+        &self,
+        file: &[u8],
+        target: &mut [u8],
+        forget: impl Fn(Range<usize>) + Sync,
+    ) -> Result<(), Fault> {
+        let place = self.place(&(0..self.info.length))?;
+        let bytes = file.get(place.clone()).unwrap_or_default();
+        let pieces = bytes.chunks(CHUNK).zip(target.chunks_mut(CHUNK)).zip(&self.chunks).enumerate();
+        let mut work: Vec<_> =
+            pieces.map(|(number, ((from, to), chunk))| (number, from, to, chunk)).collect();
+        let copy = |pieces: &mut [(usize, &[u8], &mut [u8], &Chunk)]| {
+            pieces.iter_mut().find_map(|(number, from, to, chunk)| {
+                to.copy_from_slice(from);
+                let start = place.start + *number * CHUNK;
+                forget(start..start + from.len());
+                (checksum(to) != chunk.digest).then_some((*number, from.len()))
+            })
+        };
+        let share = work.len().div_ceil(threads_for(work.len())).max(1);
+        let damaged = thread::scope(|scope| {
+            let mut shares = work.chunks_mut(share);
+            let own = shares.next();
+            let others: Vec<_> = shares.map(|share| scope.spawn(|| copy(share))).collect();
+            let own = own.and_then(copy);
+            others.into_iter().fold(own, |found, other| {
+                let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+                found.or(other)
+            })
+        });
+        damaged.map_or(Ok(()), |piece| Err(self.damaged(piece)))
     }
 
     /// Where the bytes `range` of the section lie in the file: within the section, and thus within the file.
@@ -81,19 +130,27 @@ impl Section {
     }
 }
 
-/// Checks pieces, on several threads if there are many: number and length of the first that is damaged.
-fn first_damaged_of(work: &[Unchecked<'_>]) -> Option<(usize, usize)> {
-    if work.len() <= CHUNKS_PER_THREAD {
-        return first_damaged(work);
+/// Threads for a pass over so many pieces.
+fn threads_for(pieces: usize) -> usize {
+    if pieces <= CHUNKS_PER_THREAD {
+        return 1;
     }
     // Asked only now, because the question is not free: it reads the limits of the process's control group.
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let share = work.len().div_ceil(threads).max(CHUNKS_PER_THREAD);
+    threads.min(pieces.div_ceil(CHUNKS_PER_THREAD))
+}
+
+/// Checks pieces, on several threads if there are many: number and length of the first that is damaged.
+fn first_damaged_of(
+    work: &[Unchecked<'_>],
+    forget: &(impl Fn(usize, usize) + Sync),
+) -> Option<(usize, usize)> {
+    let share = work.len().div_ceil(threads_for(work.len())).max(1);
     let (own, others) = work.split_at(work.len().min(share));
     thread::scope(|scope| {
         let others: Vec<_> =
-            others.chunks(share).map(|share| scope.spawn(move || first_damaged(share))).collect();
-        let own = first_damaged(own);
+            others.chunks(share).map(|share| scope.spawn(move || first_damaged(share, forget))).collect();
+        let own = first_damaged(own, forget);
         others.into_iter().fold(own, |found, other| {
             let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
             found.or(other)
@@ -101,9 +158,10 @@ fn first_damaged_of(work: &[Unchecked<'_>]) -> Option<(usize, usize)> {
     })
 }
 
-fn first_damaged(work: &[Unchecked<'_>]) -> Option<(usize, usize)> {
+fn first_damaged(work: &[Unchecked<'_>], forget: &impl Fn(usize, usize)) -> Option<(usize, usize)> {
     work.iter().find_map(|&(number, bytes, chunk)| {
         let intact = checksum(bytes) == chunk.digest;
+        forget(number, bytes.len());
         // Relaxed: the flag guards no other memory, and checking a piece twice is harmless.
         chunk.intact.store(intact, Ordering::Relaxed);
         (!intact).then_some((number, bytes.len()))

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Fault;
 use crate::layout::Entry;
+use crate::memory::FileBytes;
 use crate::name::SectionKind;
 use crate::section::Section;
 
@@ -14,14 +15,14 @@ use crate::section::Section;
 const SMALL: u64 = 1 << 20;
 
 pub(crate) struct Sections {
-    file: Bytes,
+    file: FileBytes,
     list: Vec<Section>,
     by_name: HashMap<String, usize>,
 }
 
 impl Sections {
     /// The sections of `file`, according to its validated table.
-    pub(crate) fn new(file: Bytes, entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(file: FileBytes, entries: Vec<Entry>) -> Self {
         let list: Vec<_> = entries.into_iter().map(Section::new).collect();
         let by_name = list.iter().enumerate().map(|(at, section)| (section.info.name.clone(), at)).collect();
         Self { file, list, by_name }
@@ -49,8 +50,18 @@ impl Sections {
     /// The bytes `range` of a section, checked.
     pub(crate) fn range(&self, section: &Section, range: Range<u64>) -> Result<Bytes, Fault> {
         let place = section.place(&range)?;
-        section.verify(&self.file, &range)?;
+        self.verify_range(section, &range)?;
         Ok(self.file.slice(place))
+    }
+
+    /// Copies a section, checked.
+    pub(crate) fn copy(&self, section: &Section, target: &mut [u8]) -> Result<(), Fault> {
+        let (length, end) = (section.info.length, target.len() as u64);
+        if end != length {
+            let section = section.info.name.clone();
+            return Err(Fault::OutOfRange { section, start: 0, end, length });
+        }
+        section.copy(&self.file, target, |range| self.file.forget(range))
     }
 
     /// All bytes of a section, checked.
@@ -62,7 +73,7 @@ impl Sections {
     pub(crate) fn text(&self, name: &str) -> Result<&str, Fault> {
         let section = self.find(name)?;
         let all = 0..section.info.length;
-        section.verify(&self.file, &all)?;
+        self.verify_range(section, &all)?;
         let bytes = self.file.get(section.place(&all)?).unwrap_or_default();
         str::from_utf8(bytes).map_err(|error| section.invalid(format!("it is not UTF-8 text: {error}")))
     }
@@ -73,11 +84,22 @@ impl Sections {
         self.list
             .iter()
             .filter(|section| section.info.length <= SMALL || !blob(section.info.kind()))
-            .try_for_each(|section| section.verify(&self.file, &(0..section.info.length)))
+            .try_for_each(|section| self.verify_range(section, &(0..section.info.length)))
+    }
+
+    /// Checks the pieces that hold a range. A large section's pages then leave the process's resident memory: much of
+    /// what is checked is not read again, and what is comes back from the page cache.
+    fn verify_range(&self, section: &Section, range: &Range<u64>) -> Result<(), Fault> {
+        let large = section.info.length > SMALL;
+        section.verify(&self.file, range, |range| {
+            if large {
+                self.file.forget(range);
+            }
+        })
     }
 
     /// Checks all sections.
     pub(crate) fn verify(&self) -> Result<(), Fault> {
-        self.list.iter().try_for_each(|section| section.verify(&self.file, &(0..section.info.length)))
+        self.list.iter().try_for_each(|section| self.verify_range(section, &(0..section.info.length)))
     }
 }

@@ -64,6 +64,41 @@ fn large_engine() -> EngineFile {
 }
 
 #[test]
+fn a_section_is_copied_whole_or_its_damage_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.bertha");
+    let intact = large_engine();
+    let start = intact.sections().find(|section| section.name == "weights").unwrap().offset as usize;
+    let length = 91 * CHUNK + 5;
+    let mut copy = vec![0; length];
+    for within in [None, Some(0), Some(50 * CHUNK), Some(length - 1)] {
+        let mut file = intact.bytes().to_vec();
+        if let Some(within) = within {
+            file[start + within] ^= 1;
+        }
+        std::fs::write(&path, &file).unwrap();
+        let engine = EngineFile::open(&path).unwrap();
+        match (within, engine.copy_section("weights", &mut copy)) {
+            (None, result) => {
+                result.unwrap();
+                assert!(copy == file[start..start + length]);
+                // What was forgotten is read again.
+                assert!(engine.section("weights").unwrap() == copy);
+                assert!(engine.section("weights").unwrap() == copy);
+            }
+            (Some(within), result) => {
+                let Fault::DamagedSection { offset, .. } = result.unwrap_err().fault else {
+                    panic!("{within}")
+                };
+                assert_eq!(offset, (start + within / CHUNK * CHUNK) as u64);
+            }
+        }
+    }
+    let short = intact.copy_section("weights", &mut copy[1..]).unwrap_err();
+    assert!(matches!(short.fault, Fault::OutOfRange { .. }), "{short}");
+}
+
+#[test]
 fn a_flipped_bit_in_weights_is_found_before_the_tensor_is_handed_out() {
     let intact = large_engine();
     let start = intact.sections().find(|section| section.name == "weights").unwrap().offset;

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use bertha_compile::Log;
-use bertha_cpu::{CpuModel, PackedEntry, PackedStore};
+use bertha_cpu::{CpuModel, Memory, PackedEntry, PackedStore};
 use bertha_engine::{EngineFile, EngineWriter, Host, Metadata, Mismatch, PlanHeader};
 use bertha_graph::{DType, Graph, ModelInfo, TensorData, text};
+use bytes::Bytes;
 
 use crate::engine::{Engine, Options, Padded};
 use crate::error::Error;
@@ -97,8 +98,7 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
         Some(payload) => {
             let entries: Vec<PackedEntry> = serde_json::from_slice(&payload)
                 .map_err(|error| content(format!("its CPU plan is not one: {error}")))?;
-            let blob = file.packed(TARGET)?.unwrap_or_default();
-            PackedStore::from_entries(isa, entries, &blob)?
+            PackedStore::from_entries(isa, entries, &packed_weights(file, path)?)?
         }
         None => PackedStore::new(isa),
     };
@@ -115,12 +115,21 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
     Ok(Engine::from_parts(info, file.tokenizer()?, cpu, padded, Log::default(), notices))
 }
 
+/// The packed weights, in memory of their own: a run reads all of them, which large pages make much faster.
+fn packed_weights(file: &EngineFile, path: &Path) -> Result<Bytes, Error> {
+    let name = format!("packed:{TARGET}");
+    let Some(section) = file.sections().find(|section| section.name == name) else { return Ok(Bytes::new()) };
+    let memory = usize::try_from(section.length).ok().and_then(Memory::zeroed);
+    let mut memory = memory.ok_or_else(|| Error::EngineContent {
+        path: path.to_owned(),
+        why: format!("there is no memory for its {} bytes of packed weights", section.length),
+    })?;
+    file.copy_section(&name, &mut memory)?;
+    Ok(Bytes::from_owner(memory))
+}
+
 /// The CPU plan, if this machine can run it; else notices that say why not.
-fn usable_plan(
-    file: &EngineFile,
-    isa: &str,
-    notices: &mut Vec<String>,
-) -> Result<Option<bytes::Bytes>, Error> {
+fn usable_plan(file: &EngineFile, isa: &str, notices: &mut Vec<String>) -> Result<Option<Bytes>, Error> {
     if !file.plans().any(|plan| plan.target == TARGET) {
         notices.push("The engine has no CPU plan; one was made from its portable graph.".into());
         return Ok(None);

@@ -4,22 +4,15 @@ use std::io;
 
 use super::views::RowsMut;
 use crate::isa::{Caches, Isa};
+use crate::memory::Memory;
 use crate::pool::{Disjoint, Pool};
-
-/// One cache line of f32; a `Vec` of them is memory that no vector load straddles a line in.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; LINE]);
 
 /// f32 per cache line.
 pub(crate) const LINE: usize = 16;
 
 /// f32 memory aligned to cache lines, all zeros at first.
-#[derive(Clone, Default)]
-pub struct AlignedBuf {
-    lines: Vec<Line>,
-    len: usize,
-}
+#[derive(Default)]
+pub struct AlignedBuf(Memory);
 
 impl AlignedBuf {
     /// `len` zeros.
@@ -31,11 +24,24 @@ impl AlignedBuf {
     }
 
     /// Makes room for at least `len` values; allocates only beyond what it has ever held.
+    ///
+    /// # Panics
+    /// When there is no such memory.
     pub fn grow(&mut self, len: usize) {
-        if len > self.len {
-            self.lines.resize(len.div_ceil(LINE), Line([0.0; LINE]));
-            self.len = len;
+        if len > self.len() {
+            let bytes = len.checked_mul(size_of::<f32>());
+            let mut memory = bytes.and_then(Memory::zeroed).expect("memory for the buffer");
+            memory[..self.0.len()].copy_from_slice(&self.0);
+            self.0 = memory;
         }
+    }
+}
+
+impl Clone for AlignedBuf {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new(self.len());
+        copy.copy_from_slice(self);
+        copy
     }
 }
 
@@ -43,19 +49,19 @@ impl std::ops::Deref for AlignedBuf {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        bytemuck::cast_slice(&self.0)
     }
 }
 
 impl std::ops::DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        bytemuck::cast_slice_mut(&mut self.0)
     }
 }
 
 impl std::fmt::Debug for AlignedBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AlignedBuf").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("AlignedBuf").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

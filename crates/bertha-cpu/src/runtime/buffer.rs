@@ -1,37 +1,34 @@
 //! Memory for intermediate tensors.
 
-/// One cache line; vectors of it are aligned for every kernel.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+use crate::memory::Memory;
 
 /// Bytes aligned to 64, which only ever grow.
 #[derive(Default)]
 pub(crate) struct AlignedBuffer {
-    lines: Vec<Line>,
+    memory: Memory,
 }
 
 impl AlignedBuffer {
     /// Makes room for `bytes`; what was there is lost only when it grows. `None` when there is no such memory.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Option<()> {
-        let lines = bytes.div_ceil(64);
-        if lines > self.lines.len() {
-            self.lines = Vec::new();
-            self.lines = bytemuck::allocation::try_zeroed_vec(lines).ok()?;
+        if bytes > self.memory.len() {
+            // The old memory goes first: both together may be more than there is.
+            self.memory = Memory::default();
+            self.memory = Memory::zeroed(bytes.next_multiple_of(64))?;
         }
         Some(())
     }
 
     /// Bytes that there is room for.
     pub(crate) fn capacity(&self) -> usize {
-        self.lines.len() * 64
+        self.memory.len()
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.lines)
+        &self.memory
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.lines)
+        &mut self.memory
     }
 }

@@ -49,21 +49,27 @@ fn floats<'a>(tensor: &TensorRef<'a>) -> Result<&'a [f32], String> {
     Ok(bytemuck::cast_slice(tensor.bytes))
 }
 
-/// All but the last dimension as rows.
+/// All but the last dimension as rows. Where a program leaves padding after each row, there are more values than the
+/// shape says, and rows are further apart.
 fn rows<'a>(tensor: &TensorRef<'a>) -> Result<Rows<'a>, String> {
-    let values = floats(tensor)?;
-    let cols = tensor.shape.last().copied().unwrap_or(1);
-    Ok(Rows::new(values, values.len().checked_div(cols).unwrap_or(0), cols))
+    let data = floats(tensor)?;
+    let (rows, cols, stride) = matrix(tensor.shape, data.len());
+    Ok(Rows { data, rows, cols, stride })
 }
 
 fn rows_mut<'a>(tensor: &'a mut TensorMut<'_>) -> Result<RowsMut<'a>, String> {
     if tensor.dtype != DType::F32 {
         return Err(format!("its result is {}, not f32", tensor.dtype));
     }
-    let cols = tensor.shape.last().copied().unwrap_or(1);
-    let values: &mut [f32] = bytemuck::cast_slice_mut(tensor.bytes);
-    let rows = values.len().checked_div(cols).unwrap_or(0);
-    Ok(RowsMut::new(values, rows, cols))
+    let data: &mut [f32] = bytemuck::cast_slice_mut(tensor.bytes);
+    let (rows, cols, stride) = matrix(tensor.shape, data.len());
+    Ok(RowsMut { data, rows, cols, stride })
+}
+
+/// Rows, columns and distance of rows of a tensor that takes up `len` places.
+fn matrix(shape: &[usize], len: usize) -> (usize, usize, usize) {
+    let (cols, rows) = shape.split_last().map_or((1, 1), |(cols, rows)| (*cols, rows.iter().product()));
+    (rows, cols, len.checked_div(rows).unwrap_or(cols))
 }
 
 fn same_shape(x: &TensorRef<'_>, y: &TensorMut<'_>) -> Result<(), String> {
@@ -208,9 +214,9 @@ fn matrix_offsets(from: &[usize], to: &[usize], matrix: usize) -> Result<SmallVe
     Ok(offsets)
 }
 
-pub(super) fn ragged_attention(
+pub(super) fn ragged_attention<'a>(
     context: &mut Context,
-    operands: &Operands<'_>,
+    operands: &Operands<'a>,
     shape: (usize, f32),
     relative: Option<RelativeBuckets>,
     bias_memory: &mut Vec<f32>,
@@ -224,22 +230,24 @@ pub(super) fn ragged_attention(
     if y.rows != q.rows || heads == 0 || !y.cols.is_multiple_of(heads) {
         return Err(misfit());
     }
-    let (width, stride) = (y.cols, q.cols);
+    let width = y.cols;
+    let head_dim = width / heads;
+    let part = |rows: &Rows<'a>, start: usize| HeadRows {
+        data: rows.data.get(start..).unwrap_or_default(),
+        layout: HeadLayout::ragged(head_dim, rows.stride),
+    };
     let [q, k, v] = match (optional(operands, 1), optional(operands, 2)) {
         // Side by side in one tensor, read where they lie.
-        (None, None) if stride == 3 * width => {
-            [0, 1, 2].map(|part| q.data.get(part * width..).unwrap_or_default())
-        }
-        (Some(k), Some(v)) if stride == width => {
+        (None, None) if q.cols == 3 * width => [0, 1, 2].map(|index| part(&q, index * width)),
+        (Some(k), Some(v)) if q.cols == width => {
             let (k, v) = (rows(&k)?, rows(&v)?);
             if [&k, &v].iter().any(|other| other.rows != y.rows || other.cols != width) {
                 return Err(misfit());
             }
-            [q.data, k.data, v.data]
+            [part(&q, 0), part(&k, 0), part(&v, 0)]
         }
         _ => return Err(misfit()),
     };
-    let head_dim = width / heads;
     let longest = cu.longest().max(1);
     let bias = match (relative, optional(operands, 4)) {
         (Some(buckets), Some(table)) => {
@@ -248,16 +256,15 @@ pub(super) fn ragged_attention(
         }
         _ => AttentionBias::None,
     };
-    let layout = HeadLayout::ragged(head_dim, stride);
     let args = Attention {
         shape: AttentionShape { heads, kv_heads: heads, head_dim, v_head_dim: head_dim, scale },
         seqs: Sequences::Ragged(cu),
-        q: HeadRows { data: q, layout },
-        k: HeadRows { data: k, layout },
-        v: HeadRows { data: v, layout },
+        q,
+        k,
+        v,
         bias,
     };
-    attention(context, &args, HeadLayout::ragged(head_dim, width), y.data);
+    attention(context, &args, HeadLayout::ragged(head_dim, y.stride), y.data);
     Ok(())
 }
 
@@ -364,7 +371,7 @@ pub(super) fn pool(
         for sequence in 0..cu.sequences() {
             // The sum over sqrt(length) is the mean times sqrt(length).
             let factor = (cu.sequence(sequence).1 as f32).sqrt();
-            y.data[sequence * x.cols..(sequence + 1) * x.cols].iter_mut().for_each(|value| *value *= factor);
+            y.row(sequence).iter_mut().for_each(|value| *value *= factor);
         }
     }
     Ok(())
@@ -376,9 +383,8 @@ fn weighted_mean(x: &Rows<'_>, cu: CuSeqlens<'_>, y: &mut RowsMut<'_>) {
         let (start, length) = cu.sequence(sequence);
         let total = (length * (length + 1) / 2).max(1) as f64;
         for column in 0..x.cols {
-            let weighted =
-                (0..length).map(|row| f64::from(x.data[(start + row) * x.cols + column]) * (row + 1) as f64);
-            y.data[sequence * x.cols + column] = (weighted.sum::<f64>() / total) as f32;
+            let weighted = (0..length).map(|row| f64::from(x.row(start + row)[column]) * (row + 1) as f64);
+            y.row(sequence)[column] = (weighted.sum::<f64>() / total) as f32;
         }
     }
 }

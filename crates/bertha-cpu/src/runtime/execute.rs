@@ -111,9 +111,9 @@ fn call_kernel(
             .map(|(output, taken)| {
                 let (output, (_, buffer)) = ((*output)?, taken.as_mut()?);
                 let shape = workspace.shape(output);
-                let dtype = program.tensors[output].dtype;
-                let length = bertha_graph::byte_count(dtype, shape).ok()?;
-                Some(TensorMut { dtype, shape, bytes: &mut buffer.bytes_mut()[..length] })
+                let plan = &program.tensors[output];
+                let length = plan.bytes(shape)?;
+                Some(TensorMut { dtype: plan.dtype, shape, bytes: &mut buffer.bytes_mut()[..length] })
             })
             .collect();
         dispatch(&step.kernel, context, &operands, &mut results, &mut scratch)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bertha_compile::memory;
+use bertha_compile::{Uses, memory};
 use bertha_graph::{DType, Dim, GeluKind, Graph, Node, NodeId, Op, Origin, Tensor, TensorId, WeightLayout};
 
 use super::LowerError;
@@ -12,6 +12,7 @@ use super::program::{
     InputPlan, Kernel, OutputPlan, Place, Program, RightForm, Step, TensorIndex, TensorPlan,
 };
 use crate::kernels::elementwise::{BinaryOp, UnaryOp};
+use crate::kernels::gemm::row_stride;
 
 /// Lowers `graph`, taking packed weights from `store` (which packs what it does not have yet).
 pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, LowerError> {
@@ -19,14 +20,30 @@ pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, Lower
         return Err(LowerError::TooManyOutputs { count: graph.outputs().len() });
     }
     let mut lowering = Lowering::new(graph, store);
-    for (id, node) in graph.node_ids().zip(graph.nodes()) {
-        lowering.lower_node(id, node)?;
+    let choices: Result<Vec<_>, _> = graph.nodes().iter().map(|node| lowering.choose(node)).collect();
+    let choices = choices?;
+    lowering.takes_strides = choices.iter().map(|choice| takes_strides(choice.as_ref())).collect();
+    for ((id, node), choice) in graph.node_ids().zip(graph.nodes()).zip(choices) {
+        lowering.lower_node(id, node, choice);
     }
     Ok(lowering.finish())
 }
 
 /// A kernel, and which of the node's inputs remain run-time operands.
 type Choice = (Kernel, Vec<Option<TensorId>>);
+
+/// Whether a kernel takes rows that are apart, in all that it reads and writes.
+fn takes_strides(choice: Option<&Choice>) -> bool {
+    let Some((kernel, _)) = choice else { return false };
+    matches!(
+        kernel,
+        Kernel::EmbeddingSum
+            | Kernel::LayerNorm { .. }
+            | Kernel::Linear { .. }
+            | Kernel::RaggedAttention { .. }
+            | Kernel::Pool(_)
+    )
+}
 
 struct Lowering<'a> {
     graph: &'a Graph,
@@ -37,6 +54,9 @@ struct Lowering<'a> {
     buffer_of: HashMap<TensorIndex, usize>,
     buffers: Vec<memory::Buffer>,
     needed_by: Vec<u64>,
+    uses: Uses,
+    /// For each node, whether its kernel [`takes_strides`].
+    takes_strides: Vec<bool>,
 }
 
 impl<'a> Lowering<'a> {
@@ -69,18 +89,18 @@ impl<'a> Lowering<'a> {
             buffer_of: HashMap::new(),
             buffers: Vec::new(),
             needed_by: needed_by(graph),
+            uses: Uses::of(graph),
+            takes_strides: Vec::new(),
         }
     }
 
-    fn lower_node(&mut self, id: NodeId, node: &Node) -> Result<(), LowerError> {
-        if let (true, Some(Some(x)), Some(Some(y))) =
-            (is_alias(&node.op), node.inputs.first(), node.outputs.first())
-            && self.is_static(*y)
-        {
-            self.alias(*x, *y);
-            return Ok(());
-        }
-        let (kernel, operands) = self.choose(node)?;
+    fn lower_node(&mut self, id: NodeId, node: &Node, choice: Option<Choice>) {
+        let Some((kernel, operands)) = choice else {
+            if let (Some(Some(x)), Some(Some(y))) = (node.inputs.first(), node.outputs.first()) {
+                self.alias(*x, *y);
+            }
+            return;
+        };
         let step = self.program.steps.len();
         let inputs: Vec<_> = operands.iter().map(|input| input.map(|id| self.read(id, step))).collect();
         let resolve = node.outputs.iter().flatten().any(|id| !self.is_static(*id)).then(|| node.op.clone());
@@ -94,13 +114,18 @@ impl<'a> Lowering<'a> {
             needed_by,
             resolve,
         });
-        Ok(())
     }
 
-    /// The kernel for a node.
-    fn choose(&self, node: &Node) -> Result<Choice, LowerError> {
+    /// The kernel for a node; none where its result is another view of its first input.
+    fn choose(&self, node: &Node) -> Result<Option<Choice>, LowerError> {
+        if let (true, Some(Some(_)), Some(Some(y))) =
+            (is_alias(&node.op), node.inputs.first(), node.outputs.first())
+            && self.is_static(*y)
+        {
+            return Ok(None);
+        }
         if let Some(choice) = self.choose_product(node)? {
-            return Ok(choice);
+            return Ok(Some(choice));
         }
         let all = node.inputs.clone();
         let f32s =
@@ -127,7 +152,7 @@ impl<'a> Lowering<'a> {
             }
             op => self.elementwise(node, f32s).unwrap_or_else(|| Kernel::Generic(op.clone())),
         };
-        Ok((kernel, all))
+        Ok(Some((kernel, all)))
     }
 
     /// The vector kernel for an elementwise op on f32, where there is one for its operands' shapes.
@@ -250,12 +275,34 @@ impl<'a> Lowering<'a> {
 
     fn write(&mut self, id: TensorId, step: usize) -> TensorIndex {
         let ty = &self.graph.tensor(id).ty;
-        let size = &ty.shape.elements() * &Dim::from(ty.dtype.size());
+        let padding = self.row_padding(id);
+        let mut size = &ty.shape.elements() * &Dim::from(ty.dtype.size());
+        if let (true, Some((_, rows))) = (padding > 0, ty.shape.dims().split_last()) {
+            let rows = rows.iter().fold(Dim::from(1_usize), |product, dim| &product * dim);
+            size = &size + &(&rows * &Dim::from(padding * ty.dtype.size()));
+        }
         // The place holds the buffer's number until the slots are assigned.
         let index = self.add_tensor(id, Place::Slot(self.buffers.len()));
+        self.program.tensors[index].row_padding = padding;
         self.buffer_of.insert(index, self.buffers.len());
         self.buffers.push(memory::Buffer { size, first: step, last: step });
         index
+    }
+
+    /// Elements to leave between the rows of a tensor that a node writes, so that they spread over the sets of a cache;
+    /// none where a kernel that touches it wants its rows adjacent.
+    fn row_padding(&self, id: TensorId) -> usize {
+        let tensor = self.graph.tensor(id);
+        let dims = tensor.ty.shape.dims();
+        let Some(cols) = dims.last().and_then(|dim| usize::try_from(dim.as_const()?).ok()) else { return 0 };
+        let Origin::Node { node, .. } = tensor.origin else { return 0 };
+        let strided = |node: &NodeId| self.takes_strides[node.index()];
+        let fits = tensor.ty.dtype == DType::F32
+            && dims.len() == 2
+            && !self.uses.is_output(id)
+            && strided(&node)
+            && self.uses.readers(id).iter().all(strided);
+        if fits { row_stride(cols) - cols } else { 0 }
     }
 
     /// The index of an input, a constant, or a tensor that has been written before.
@@ -280,7 +327,13 @@ impl<'a> Lowering<'a> {
         let Tensor { name, ty, .. } = self.graph.tensor(id);
         let symbols = &mut self.program.symbols;
         let dims = ty.shape.dims().iter().map(|dim| CompiledDim::new(dim, symbols)).collect();
-        self.program.tensors.push(TensorPlan { name: name.clone(), dtype: ty.dtype, dims, place });
+        self.program.tensors.push(TensorPlan {
+            name: name.clone(),
+            dtype: ty.dtype,
+            dims,
+            place,
+            row_padding: 0,
+        });
         let index = self.program.tensors.len() - 1;
         self.index_of.insert(id, index);
         index

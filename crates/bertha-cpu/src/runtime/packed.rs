@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::LowerError;
 use crate::isa::Isa;
 use crate::kernels::gemm::{PackedB, PackedDesc, Strided, pack_b};
+use crate::memory::Memory;
 
 /// Packed weights begin at multiples of this in their blob, so that vectors never straddle cache lines.
 const ALIGNMENT: u64 = 64;
@@ -141,9 +142,13 @@ impl PackedStore {
             WeightLayout::InOut => Strided::row_major(floats, k, n),
             WeightLayout::OutIn => Strided::transposed(floats, k, n),
         };
-        let mut values = vec![0f32; desc.packed_len().map_err(|error| wrong(error.to_string()))?];
-        pack_b(&desc, matrix, &mut values);
-        let weight = PackedWeight::new(desc, TensorData::vector(values)).map_err(wrong)?;
+        let words = desc.packed_len().map_err(|error| wrong(error.to_string()))?;
+        let memory = words.checked_mul(DType::F32.size()).and_then(Memory::zeroed);
+        let mut memory = memory.ok_or_else(|| wrong("there is no memory for its packed form".into()))?;
+        pack_b(&desc, matrix, bytemuck::cast_slice_mut(&mut memory));
+        let values = TensorData::from_bytes(DType::F32, vec![words], Bytes::from_owner(memory));
+        let weight =
+            PackedWeight::new(desc, values.map_err(|error| wrong(error.to_string()))?).map_err(wrong)?;
         packed.insert(key(name, layout), weight.clone());
         Ok(weight)
     }

@@ -30,6 +30,21 @@ pub(crate) struct TensorPlan {
     pub(crate) dtype: DType,
     pub(crate) dims: Vec<CompiledDim>,
     pub(crate) place: Place,
+    /// Elements after each row (of the last dimension) that belong to nobody.
+    pub(crate) row_padding: usize,
+}
+
+impl TensorPlan {
+    /// Bytes of the tensor with this shape, padding included; `None` when they are too many to count.
+    pub(crate) fn bytes(&self, shape: &[usize]) -> Option<usize> {
+        match (self.row_padding, shape.split_last()) {
+            (1.., Some((cols, rows))) => {
+                let rows = rows.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))?;
+                bertha_graph::byte_count(self.dtype, &[rows, cols.checked_add(self.row_padding)?]).ok()
+            }
+            _ => bertha_graph::byte_count(self.dtype, shape).ok(),
+        }
+    }
 }
 
 /// Where a tensor's bytes are.

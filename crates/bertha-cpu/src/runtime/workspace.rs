@@ -1,7 +1,5 @@
 //! What a run of a program needs besides the program: memory, shapes, scratch. Reused from run to run.
 
-use bertha_graph::DType;
-
 use super::buffer::AlignedBuffer;
 use super::error::RunError;
 use super::program::{Place, Program, TensorIndex};
@@ -58,8 +56,7 @@ impl Workspace {
             }
             self.spans.push(Span { start, rank: tensor.dims.len(), known });
             if let (true, Place::Slot(slot)) = (known, tensor.place) {
-                let bytes =
-                    byte_size(&self.dims[start..], tensor.dtype).ok_or_else(|| too_large(&tensor.name))?;
+                let bytes = tensor.bytes(&self.dims[start..]).ok_or_else(|| too_large(&tensor.name))?;
                 self.slots[slot].reserve(bytes).ok_or_else(|| too_large(&tensor.name))?;
             }
         }
@@ -129,7 +126,7 @@ impl Workspace {
         *span = Span { start: self.dims.len(), rank: shape.len(), known: true };
         self.dims.extend_from_slice(shape);
         if let Place::Slot(slot) = plan.place {
-            let bytes = byte_size(shape, plan.dtype).ok_or_else(|| too_large(&plan.name))?;
+            let bytes = plan.bytes(shape).ok_or_else(|| too_large(&plan.name))?;
             self.slots[slot].reserve(bytes).ok_or_else(|| too_large(&plan.name))?;
         }
         for (dim, actual) in plan.dims.iter().zip(shape) {
@@ -162,7 +159,7 @@ impl Workspace {
     ) -> TensorRef<'a> {
         let plan = &program.tensors[index];
         let shape = self.shape(index);
-        let length = byte_size(shape, plan.dtype).unwrap_or(0);
+        let length = plan.bytes(shape).unwrap_or(0);
         let bytes = match plan.place {
             Place::Input(input) => inputs[input].bytes,
             Place::Constant(constant) => program.constants[constant].bytes(),
@@ -175,10 +172,6 @@ impl Workspace {
     pub(crate) fn bytes(&self) -> usize {
         self.slots.iter().map(AlignedBuffer::capacity).sum()
     }
-}
-
-fn byte_size(shape: &[usize], dtype: DType) -> Option<usize> {
-    bertha_graph::byte_count(dtype, shape).ok()
 }
 
 fn too_large(tensor: &str) -> RunError {

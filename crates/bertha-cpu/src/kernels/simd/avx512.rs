@@ -1,9 +1,9 @@
-//! 16 lanes: AVX-512 F, BW, DQ, VL.
+//! 16 lanes: AVX-512 F, BW, DQ, VL; once more with BF16, whose instructions only kernels on bf16 operands use.
 
 use std::arch::x86_64::*;
 
 use super::{Simd, SimdOp};
-use crate::isa::{Avx512, Tier};
+use crate::isa::{Avx512, Avx512Bf16, Tier};
 
 /// Mask of the first `n` lanes.
 #[inline(always)]
@@ -47,204 +47,211 @@ unsafe fn transpose_16x16(r: [__m512; 16]) -> [__m512; 16] {
     }
 }
 
-// SAFETY (every block below): `self` is an `Avx512`, which detection alone can make, so the instructions exist on
-// this CPU; pointer validity is each method's own contract.
-impl Simd for Avx512 {
-    type F = __m512;
-    type M = __mmask16;
-    const LANES: usize = 16;
-    const TIER: Tier = Tier::Avx512;
+// SAFETY (every block below): `self` is a token that detection alone can make, so the instructions exist on this CPU;
+// pointer validity is each method's own contract.
+macro_rules! impl_simd {
+    ($token:ty, $features:literal) => {
+        impl Simd for $token {
+            type F = __m512;
+            type M = __mmask16;
+            const LANES: usize = 16;
+            const TIER: Tier = Tier::Avx512;
 
-    #[inline]
-    fn vectorize<O: SimdOp>(self, op: O) -> O::Output {
-        // Never inlined: a tile kernel inlined into its driver shares the registers with it.
-        #[inline(never)]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn inner<O: SimdOp>(simd: Avx512, op: O) -> O::Output {
-            op.run(simd)
-        }
-        // SAFETY: the token proves the features.
-        unsafe { inner(self, op) }
-    }
+            #[inline]
+            fn vectorize<O: SimdOp>(self, op: O) -> O::Output {
+                // Never inlined: a tile kernel inlined into its driver shares the registers with it.
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                fn inner<O: SimdOp>(simd: $token, op: O) -> O::Output {
+                    op.run(simd)
+                }
+                // SAFETY: the token proves the features.
+                unsafe { inner(self, op) }
+            }
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_set1_ps(x) }
-    }
+            #[inline(always)]
+            fn splat(self, x: f32) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_set1_ps(x) }
+            }
 
-    #[inline(always)]
-    unsafe fn load_ptr(self, p: *const f32) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_loadu_ps(p) }
-    }
+            #[inline(always)]
+            unsafe fn load_ptr(self, p: *const f32) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_loadu_ps(p) }
+            }
 
-    #[inline(always)]
-    unsafe fn store_ptr(self, p: *mut f32, v: __m512) {
-        // SAFETY: see the impl.
-        unsafe { _mm512_storeu_ps(p, v) }
-    }
+            #[inline(always)]
+            unsafe fn store_ptr(self, p: *mut f32, v: __m512) {
+                // SAFETY: see the impl.
+                unsafe { _mm512_storeu_ps(p, v) }
+            }
 
-    #[inline(always)]
-    unsafe fn load_first_ptr(self, p: *const f32, n: usize) -> __m512 {
-        // SAFETY: see the impl; masked-off lanes are not read.
-        unsafe { _mm512_maskz_loadu_ps(first(n), p) }
-    }
+            #[inline(always)]
+            unsafe fn load_first_ptr(self, p: *const f32, n: usize) -> __m512 {
+                // SAFETY: see the impl; masked-off lanes are not read.
+                unsafe { _mm512_maskz_loadu_ps(first(n), p) }
+            }
 
-    #[inline(always)]
-    unsafe fn store_first_ptr(self, p: *mut f32, n: usize, v: __m512) {
-        // SAFETY: see the impl; masked-off lanes are not written.
-        unsafe { _mm512_mask_storeu_ps(p, first(n), v) }
-    }
+            #[inline(always)]
+            unsafe fn store_first_ptr(self, p: *mut f32, n: usize, v: __m512) {
+                // SAFETY: see the impl; masked-off lanes are not written.
+                unsafe { _mm512_mask_storeu_ps(p, first(n), v) }
+            }
 
-    #[inline(always)]
-    unsafe fn transpose(
-        self,
-        from: *const f32,
-        from_stride: usize,
-        (rows, cols): (usize, usize),
-        to: *mut f32,
-        to_stride: usize,
-    ) {
-        let mut r = [self.zero(); 16];
-        for (i, row) in r.iter_mut().enumerate() {
-            if i < rows {
-                // SAFETY: the caller promises `rows` rows of `cols` values.
-                *row = unsafe { self.load_first_ptr(from.add(i * from_stride), cols) };
+            #[inline(always)]
+            unsafe fn transpose(
+                self,
+                from: *const f32,
+                from_stride: usize,
+                (rows, cols): (usize, usize),
+                to: *mut f32,
+                to_stride: usize,
+            ) {
+                let mut r = [self.zero(); 16];
+                for (i, row) in r.iter_mut().enumerate() {
+                    if i < rows {
+                        // SAFETY: the caller promises `rows` rows of `cols` values.
+                        *row = unsafe { self.load_first_ptr(from.add(i * from_stride), cols) };
+                    }
+                }
+                // SAFETY: see the impl.
+                let columns = unsafe { transpose_16x16(r) };
+                for (i, column) in columns.into_iter().enumerate() {
+                    if i < cols {
+                        // SAFETY: the caller promises room for `cols` rows of LANES values.
+                        unsafe { self.store_ptr(to.add(i * to_stride), column) };
+                    }
+                }
+            }
+
+            #[inline(always)]
+            fn prefetch(self, p: *const f32) {
+                // SAFETY: a prefetch of any address is harmless.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+            }
+
+            #[inline(always)]
+            fn add(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_add_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn sub(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_sub_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn mul(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_mul_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn div(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_div_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_fmadd_ps(a, b, c) }
+            }
+
+            #[inline(always)]
+            fn min(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_min_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn max(self, a: __m512, b: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_max_ps(a, b) }
+            }
+
+            #[inline(always)]
+            fn sqrt(self, a: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_sqrt_ps(a) }
+            }
+
+            #[inline(always)]
+            fn abs(self, a: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_abs_ps(a) }
+            }
+
+            #[inline(always)]
+            fn copysign(self, magnitude: __m512, sign: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe {
+                    let bit = _mm512_set1_ps(-0.0);
+                    _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign))
+                }
+            }
+
+            #[inline(always)]
+            fn round(self, a: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+            }
+
+            #[inline(always)]
+            fn scale_by_pow2(self, a: __m512, n: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_scalef_ps(a, n) }
+            }
+
+            #[inline(always)]
+            fn split_exponent(self, a: __m512) -> (__m512, __m512) {
+                // SAFETY: see the impl.
+                unsafe {
+                    let mantissa = _mm512_getmant_ps::<_MM_MANT_NORM_P5_1, _MM_MANT_SIGN_SRC>(a);
+                    (mantissa, _mm512_add_ps(_mm512_getexp_ps(a), _mm512_set1_ps(1.0)))
+                }
+            }
+
+            #[inline(always)]
+            fn first(self, n: usize) -> __mmask16 {
+                first(n)
+            }
+
+            #[inline(always)]
+            fn lt(self, a: __m512, b: __m512) -> __mmask16 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
+            }
+
+            #[inline(always)]
+            fn eq(self, a: __m512, b: __m512) -> __mmask16 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
+            }
+
+            #[inline(always)]
+            fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_mask_blend_ps(mask, no, yes) }
+            }
+
+            #[inline(always)]
+            fn reduce_sum(self, a: __m512) -> f32 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_reduce_add_ps(a) }
+            }
+
+            #[inline(always)]
+            fn reduce_max(self, a: __m512) -> f32 {
+                // SAFETY: see the impl.
+                unsafe { _mm512_reduce_max_ps(a) }
             }
         }
-        // SAFETY: see the impl.
-        let columns = unsafe { transpose_16x16(r) };
-        for (i, column) in columns.into_iter().enumerate() {
-            if i < cols {
-                // SAFETY: the caller promises room for `cols` rows of LANES values.
-                unsafe { self.store_ptr(to.add(i * to_stride), column) };
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, p: *const f32) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_div_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn min(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_min_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_max_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn sqrt(self, a: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_sqrt_ps(a) }
-    }
-
-    #[inline(always)]
-    fn abs(self, a: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_abs_ps(a) }
-    }
-
-    #[inline(always)]
-    fn copysign(self, magnitude: __m512, sign: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe {
-            let bit = _mm512_set1_ps(-0.0);
-            _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign))
-        }
-    }
-
-    #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-
-    #[inline(always)]
-    fn scale_by_pow2(self, a: __m512, n: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_scalef_ps(a, n) }
-    }
-
-    #[inline(always)]
-    fn split_exponent(self, a: __m512) -> (__m512, __m512) {
-        // SAFETY: see the impl.
-        unsafe {
-            let mantissa = _mm512_getmant_ps::<_MM_MANT_NORM_P5_1, _MM_MANT_SIGN_SRC>(a);
-            (mantissa, _mm512_add_ps(_mm512_getexp_ps(a), _mm512_set1_ps(1.0)))
-        }
-    }
-
-    #[inline(always)]
-    fn first(self, n: usize) -> __mmask16 {
-        first(n)
-    }
-
-    #[inline(always)]
-    fn lt(self, a: __m512, b: __m512) -> __mmask16 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
-    }
-
-    #[inline(always)]
-    fn eq(self, a: __m512, b: __m512) -> __mmask16 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
-    }
-
-    #[inline(always)]
-    fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_mask_blend_ps(mask, no, yes) }
-    }
-
-    #[inline(always)]
-    fn reduce_sum(self, a: __m512) -> f32 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_reduce_add_ps(a) }
-    }
-
-    #[inline(always)]
-    fn reduce_max(self, a: __m512) -> f32 {
-        // SAFETY: see the impl.
-        unsafe { _mm512_reduce_max_ps(a) }
-    }
+    };
 }
+
+impl_simd!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+impl_simd!(Avx512Bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
