@@ -9,3 +9,10 @@ struct Batch {
     int work_items;  // entries of the attention work list
     int max_length;  // of the longest sequence
 };
+
+// The rows a kernel works on: tokens, or with ROWS_ARE_SEQUENCES 1 one row per sequence (heads after pooling).
+#if ROWS_ARE_SEQUENCES
+#define ROW_COUNT(batch) ((batch)->sequences)
+#else
+#define ROW_COUNT(batch) ((batch)->tokens)
+#endif
