@@ -199,6 +199,9 @@ pub(crate) struct BuildArgs {
     /// Apply this many of the compiler's patches and no more; halve N to find the patch that breaks a model.
     #[arg(long, value_name = "N", conflicts_with = "no_optimize")]
     pub(crate) stop_after: Option<usize>,
+    /// Leave out this pass of the compiler; may be given several times.
+    #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(bertha::pass_names()))]
+    pub(crate) without: Vec<String>,
     /// Follow this node of the source model to the step that computes it; may be given several times.
     #[arg(long, value_name = "NODE")]
     pub(crate) explain: Vec<String>,
@@ -262,6 +265,9 @@ pub(crate) struct BenchArgs {
     /// Also print the time of each operation.
     #[arg(long)]
     pub(crate) profile: bool,
+    /// Measure what the compiler's passes are worth instead: none of them, and all but each one, beside all.
+    #[arg(long, conflicts_with_all = ["profile", "lengths"])]
+    pub(crate) fusions: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

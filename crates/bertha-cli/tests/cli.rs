@@ -362,6 +362,21 @@ fn the_compiler_shows_its_work() {
     assert!(none.contains("0 patches applied of at most 0"), "{none}");
     assert!(build(&["--stop-after", "3"]).succeeds().stdout.contains("3 patches applied"));
 
+    let without = build(&["-v", "--without", "layer-norm"]).succeeds().stdout.clone();
+    let fired = |pass: &str| without.lines().any(|line| line == format!("{pass}:"));
+    assert!(fired("matmul-linear") && !fired("layer-norm"), "{without}");
+    build(&["--without", "no-such-pass"]).fails(2, &["no-such-pass", "layer-norm"]);
+    build(&[]).succeeds();
+
+    let bench = ["bench", &onnx, "--fusions", "--runs", "1", "--seconds", "0", "--seq", "8", "--json"];
+    let worth = bertha(&bench).json();
+    let variants = array(&worth["variants"]);
+    assert_eq!(variants[0]["without"], "none of them");
+    assert!(variants.iter().any(|variant| variant["without"] == "all but attention"));
+    for variant in variants {
+        assert!(variant["ms"].as_f64() > Some(0.0) && variant["nodes"].as_u64() >= worth["nodes"].as_u64());
+    }
+
     for (file, model, panels) in [("both.svg", &onnx, 2), ("one.html", &engine, 1)] {
         let path = work.path(file);
         bertha(&["inspect", model, "--graph", &path]).succeeds();

@@ -30,6 +30,14 @@ pub enum CompileError {
         /// What is wrong with its patch.
         source: Box<GraphError>,
     },
+    /// A pass was to be left out that does not exist.
+    #[error("there is no pass {name}; the passes are {}", known.join(", "))]
+    UnknownPass {
+        /// What was asked for.
+        name: String,
+        /// The passes there are.
+        known: Vec<&'static str>,
+    },
     /// The graph was wrong before any pass.
     #[error(transparent)]
     Graph(Box<GraphError>),
@@ -57,23 +65,32 @@ pub fn optimize(graph: &Graph) -> Result<(Graph, Log), CompileError> {
 /// # Errors
 /// As [`optimize`].
 pub fn optimize_with(graph: &Graph, passes: &[&dyn Pass]) -> Result<(Graph, Log), CompileError> {
-    let mut run = Run { log: Log::default(), left: usize::MAX };
+    let mut run = Run { log: Log::default(), left: usize::MAX, without: &[] };
     let graph = run.passes(graph, passes)?;
     Ok((graph, run.log))
 }
 
 /// Passes under way.
-pub(crate) struct Run {
+pub(crate) struct Run<'a> {
     pub(crate) log: Log,
     /// Patches that may still be applied.
     pub(crate) left: usize,
+    /// Names of passes that are left out.
+    pub(crate) without: &'a [String],
 }
 
-impl Run {
+impl Run<'_> {
+    pub(crate) fn leaves_out(&self, pass: &str) -> bool {
+        self.without.iter().any(|name| name == pass)
+    }
+
     /// Applies passes in order, each until it finds nothing more or no patch is left.
     pub(crate) fn passes(&mut self, graph: &Graph, passes: &[&dyn Pass]) -> Result<Graph, CompileError> {
         let mut graph = apply(graph, &[])?;
         for pass in passes {
+            if self.leaves_out(pass.name()) {
+                continue;
+            }
             let failed = |source| CompileError::Pass { pass: pass.name(), source: Box::new(source) };
             for _ in 0..MAX_ROUNDS {
                 let findings = pass.find(&graph, &Uses::of(&graph));

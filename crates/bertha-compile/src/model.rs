@@ -26,6 +26,8 @@ pub struct Options {
     /// The number of patches after which no more are applied: by halving it one finds the patch that breaks a model.
     /// The rewriting of a padded graph to a ragged one counts as one.
     pub stop_after: Option<usize>,
+    /// Names of passes to leave out ([`passes::names`]), to see what each is worth.
+    pub without: Vec<String>,
 }
 
 /// [`optimize_model`] with options.
@@ -33,10 +35,15 @@ pub struct Options {
 /// # Errors
 /// As [`optimize_model`].
 pub fn optimize_model_with(model: &Model, options: &Options) -> Result<(Model, Log), CompileError> {
-    let mut run = Run { log: Log::default(), left: options.stop_after.unwrap_or(usize::MAX) };
+    let known = passes::names();
+    if let Some(name) = options.without.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(CompileError::UnknownPass { name: name.clone(), known });
+    }
+    let left = options.stop_after.unwrap_or(usize::MAX);
+    let mut run = Run { log: Log::default(), left, without: &options.without };
     let mut graph = run.passes(&model.graph, passes::portable())?;
     let mut info = model.info.clone();
-    if info.interface == Interface::Dense && run.left > 0 {
+    if info.interface == Interface::Dense && run.left > 0 && !run.leaves_out(crate::ragged::NAME) {
         match crate::ragged::rewrite(&graph)? {
             Ok(rewritten) => {
                 let what = format!(

@@ -203,7 +203,7 @@ fn passes_can_be_stopped_after_any_patch() {
     let expected = run(&model.graph, &inputs);
     let (_, log) = optimize_model(&model).unwrap();
     for stop_after in 0..=log.events.len() {
-        let options = Options { stop_after: Some(stop_after) };
+        let options = Options { stop_after: Some(stop_after), ..Options::default() };
         let (stopped, part) = optimize_model_with(&model, &options).unwrap();
         assert_eq!(part.events, log.events[..stop_after]);
         stopped.graph.verify().unwrap();
@@ -213,6 +213,31 @@ fn passes_can_be_stopped_after_any_patch() {
             assert!(difference < 1e-5, "{stop_after}: {difference}");
         }
     }
+}
+
+/// Whatever pass is missing, the others leave a valid graph of the same function.
+#[test]
+fn every_pass_can_be_left_out() {
+    let Some(path) = exports().into_iter().find(|path| name_of(path) == "bert_eager_legacy14") else {
+        return;
+    };
+    let model = load_model(&path);
+    let inputs = padded_batch(&model.graph, 3);
+    let expected = run(&model.graph, &inputs);
+    for name in bertha_compile::passes::names() {
+        let options = Options { without: vec![name.to_owned()], ..Options::default() };
+        let (part, log) = optimize_model_with(&model, &options).unwrap();
+        assert!(log.events.iter().all(|event| event.pass != name), "{name}");
+        part.graph.verify().unwrap();
+        if part.info.interface == Interface::Dense {
+            let found = run(&part.graph, &inputs);
+            let difference = difference(&expected[0].1.values, &found[0].1.values);
+            assert!(difference < 1e-5, "{name}: {difference}");
+        }
+    }
+    let options = Options { without: vec!["no-such-pass".into()], ..Options::default() };
+    let error = optimize_model_with(&model, &options).unwrap_err().to_string();
+    assert!(error.contains("no-such-pass") && error.contains("layer-norm"), "{error}");
 }
 
 #[test]

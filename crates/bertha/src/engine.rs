@@ -24,15 +24,21 @@ pub struct Options {
     pub optimize: bool,
     /// Apply this many patches of the compiler's passes and no more: by halving it one finds the patch at fault.
     pub stop_after: Option<usize>,
+    /// Passes of the compiler to leave out, by name ([`pass_names`](crate::pass_names)).
+    pub without: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { isa: None, optimize: true, stop_after: None }
+        Options { isa: None, optimize: true, stop_after: None, without: Vec::new() }
     }
 }
 
 impl Options {
+    fn passes(&self) -> bertha_compile::Options {
+        bertha_compile::Options { stop_after: self.stop_after, without: self.without.clone() }
+    }
+
     pub(crate) fn isa(&self) -> Result<Isa, Error> {
         match self.isa {
             Some(isa) => Ok(isa),
@@ -103,7 +109,7 @@ impl Engine {
     pub fn compile(model: Model, options: &Options) -> Result<Self, Error> {
         let isa = options.isa()?;
         let (optimized, log) = match options.optimize {
-            true => optimize_model_with(&model, &bertha_compile::Options { stop_after: options.stop_after })?,
+            true => optimize_model_with(&model, &options.passes())?,
             false => (model.clone(), Log::default()),
         };
         let became_ragged =

@@ -47,6 +47,7 @@ mod sections;
 mod session;
 
 pub use batch::RaggedBatch;
+pub use bertha_compile::passes::names as pass_names;
 pub use bertha_cpu::{OutputRef, StepTime, TensorRef, isa};
 pub use bertha_engine as engine_file;
 pub use bertha_graph as graph;

@@ -52,6 +52,9 @@ struct Operation {
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
+    if args.fusions {
+        return super::fusions::run(&args);
+    }
     let engine = open(&args.model)?;
     let mut session = engine.session(args.run.threads())?;
     let batches = lengths(&args)?;

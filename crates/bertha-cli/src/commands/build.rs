@@ -20,7 +20,12 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     explain::check(&source, &args.explain)?;
     // The source graph is needed beside the compiled one only to explain its nodes.
     let explained = (!args.explain.is_empty()).then(|| source.clone());
-    let options = Options { optimize: !args.no_optimize, stop_after: args.stop_after, ..Options::default() };
+    let options = Options {
+        optimize: !args.no_optimize,
+        stop_after: args.stop_after,
+        without: args.without.clone(),
+        ..Options::default()
+    };
     let engine = Engine::compile(source, &options)?;
     spinner.say(format!("writing {}", target.display()));
     engine.save(&target)?;

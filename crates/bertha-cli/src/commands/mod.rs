@@ -14,6 +14,7 @@ pub(crate) mod run;
 pub(crate) mod sparse;
 pub(crate) mod tag;
 
+mod fusions;
 mod onnxruntime;
 
 use std::path::Path;

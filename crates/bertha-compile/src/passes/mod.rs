@@ -72,3 +72,15 @@ pub fn ragged() -> &'static [&'static dyn Pass] {
         &common_subexpressions::CommonSubexpressions,
     ]
 }
+
+/// Names of all passes, each once, in the order of their first turn; the rewriting of padded graphs to ragged ones too.
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = Vec::new();
+    let order = portable().iter().map(|pass| pass.name()).chain([crate::ragged::NAME]);
+    for name in order.chain(ragged().iter().map(|pass| pass.name())) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
