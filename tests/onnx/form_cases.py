@@ -122,6 +122,36 @@ def old_forms():
     yield "dequantize_10_i32", one("DequantizeLinear", 10, [ints(-9, 70000, dtype=np.int32)], [np.float32(0.1)])
 
 
+def convolutions():
+    """Convolutions of one to three dimensions, and batch normalisation in each of its versions."""
+    for auto_pad in ("VALID", "SAME_UPPER", "SAME_LOWER"):
+        yield f"conv_{auto_pad}", one(
+            "Conv", 11, [x(2, 3, 11)], [x(4, 3, 4)], auto_pad=auto_pad, strides=[2]
+        )
+        yield f"conv_{auto_pad}_2d", one(
+            "Conv", 22, [x(1, 2, 7, 6)], [x(3, 2, 2, 3), x(3)], auto_pad=auto_pad, strides=[1, 3]
+        )
+    yield "conv_depthwise", one("Conv", 17, [x(2, 6, 40)], [x(6, 1, 15), x(6)], group=6, pads=[7, 7])
+    yield "conv_depthwise_multiplied", one(
+        "Conv", 17, [x(1, 3, 9, 8)], [x(6, 1, 3, 2)], group=3, pads=[1, 0, 1, 1], strides=[2, 1]
+    )
+    yield "conv_groups", one("Conv", 11, [x(2, 6, 12)], [x(4, 3, 3), x(4)], group=2, dilations=[2], pads=[3, 1])
+    yield "conv_3d", one("Conv", 11, [x(1, 2, 5, 4, 6)], [x(3, 2, 2, 3, 1)], strides=[1, 1, 2], kernel_shape=[2, 3, 1])
+    yield "conv_dynamic", model(
+        17,
+        [make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])],
+        {"x": x(2, 1, 9, 8)},
+        ["y"],
+        {"w": x(4, 1, 3, 3)},
+        dims={"x": ["batch", 1, "frames", 8]},
+    )
+    yield "conv_run_time_weight", one("Conv", 17, [x(2, 3, 7), x(4, 3, 2)])
+    statistics = [x(3), x(3), x(3), np.abs(x(3)) + 0.1]
+    for opset in (7, 9, 14, 15, 17):
+        yield f"batch_norm_{opset}", one("BatchNormalization", opset, [x(2, 3, 4, 2)], statistics, epsilon=1e-3)
+    yield "batch_norm_matrix", one("BatchNormalization", 15, [x(2, 3)], statistics)
+
+
 def types_and_shapes():
     """Element types, broadcasting, empty tensors and dynamic shapes."""
     for dtype in (np.float16, np.float64, np.int32, np.int64):
@@ -257,5 +287,5 @@ def functions():
 
 
 def all_cases():
-    for group in (old_forms, types_and_shapes, constants, branches, functions):
+    for group in (old_forms, convolutions, types_and_shapes, constants, branches, functions):
         yield from group()

@@ -101,6 +101,13 @@ pub(crate) fn cases(list: &str) -> Option<PathBuf> {
     None
 }
 
+/// The folders with runs of whole models by ONNX Runtime: the Conformer, which is kept beside this file, and what
+/// `make_cases.py` has written.
+pub(crate) fn model_folders() -> Vec<PathBuf> {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/onnx/conformer");
+    std::iter::once(kept).chain(cases("models.json")).collect()
+}
+
 /// Runs the operator cases. Those of unsupported types must be refused by the importer with a message.
 pub(crate) fn run_conformance(folder: &Path, cases: &str, backend: Backend) -> Report {
     let cases: Vec<ConformanceCase> = list(&folder.join(cases));
@@ -132,7 +139,7 @@ pub(crate) fn run_models(folder: &Path, backend: Backend) -> Report {
     let cases: Vec<ModelCase> = list(&folder.join("models.json"));
     let mut report = Report::default();
     for case in cases {
-        let outcome = onnx::import(&case.model, &ImportOptions::default())
+        let outcome = onnx::import(folder.join(&case.model), &ImportOptions::default())
             .map_err(|error| error.to_string())
             .and_then(|model| {
                 let inputs = read_arrays(&folder.join(&case.inputs));

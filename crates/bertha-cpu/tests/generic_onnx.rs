@@ -88,9 +88,10 @@ fn operator_cases() {
 
 #[test]
 fn whole_models() {
-    let Some(folder) = harness::cases("models.json") else { return };
-    let report = harness::run_models(&folder, &generic);
-    println!("{}", report.table());
-    assert!(report.passed > 0);
-    assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+    for folder in harness::model_folders() {
+        let report = harness::run_models(&folder, &generic);
+        println!("{}", report.table());
+        assert!(report.passed > 0);
+        assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+    }
 }

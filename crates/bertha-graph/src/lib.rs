@@ -7,6 +7,7 @@
 
 mod bind;
 mod builder;
+mod conv;
 mod dim;
 mod dtype;
 mod error;
@@ -27,7 +28,8 @@ mod verify;
 mod tests;
 
 pub use builder::{Attention, GraphBuilder, Shuffle, Weight};
-pub use dim::{Bindings, Dim, is_symbol_name};
+pub use conv::ConvAxis;
+pub use dim::{Bindings, Dim, Factor, Quotient, is_symbol_name};
 pub use dtype::{DType, Element};
 pub use error::{GraphError, RuleError};
 pub use graph::{Graph, Node, NodeId, Origin, Tensor, TensorId};

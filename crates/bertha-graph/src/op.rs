@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::conv::{ConvAttrs, ConvPadding};
 use crate::dtype::DType;
 use crate::graph::Graph;
 use crate::tensor::TensorData;
@@ -154,6 +155,9 @@ pub enum Op {
     MatMulInteger,
     /// `a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero -> y`.
     QLinearMatMul,
+    /// `x, weight, bias? -> y`: `[batch, channels, sizes..]` and `[out, channels / groups, kernel..]` to
+    /// `[batch, out, sizes..]`; the weight is not mirrored.
+    Conv(ConvAttrs),
 
     // ---- quantisation ------------------------------------------------------------------------------------------
     /// `x, scale, zero_point? -> y`: rounds half to even and saturates.
@@ -470,6 +474,7 @@ impl Op {
             Op::Gemm { .. } => "gemm",
             Op::MatMulInteger => "matmul_integer",
             Op::QLinearMatMul => "qlinear_matmul",
+            Op::Conv(_) => "conv",
             Op::QuantizeLinear { .. } => "quantize_linear",
             Op::DequantizeLinear { .. } => "dequantize_linear",
             Op::DynamicQuantizeLinear => "dynamic_quantize_linear",

@@ -41,9 +41,10 @@ fn old_forms() {
 
 #[test]
 fn whole_models() {
-    let Some(folder) = harness::cases("models.json") else { return };
-    let report = harness::run_models(&folder, &interpreter);
-    println!("{}", report.table());
-    assert!(report.passed > 0);
-    assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+    for folder in harness::model_folders() {
+        let report = harness::run_models(&folder, &interpreter);
+        println!("{}", report.table());
+        assert!(report.passed > 0);
+        assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+    }
 }

@@ -53,13 +53,14 @@ fn run_operator_cases(list: &str, at_least: usize) {
 
 #[test]
 fn whole_models() {
-    let Some(folder) = harness::cases("models.json") else { return };
     let backends =
         [("as imported", as_imported as harness::Run), ("compiled", compiled), ("from a file", from_file)];
-    for (name, backend) in backends {
-        let report = harness::run_models(&folder, &backend);
-        println!("{name}:\n{}", report.table());
-        assert!(report.passed > 0);
-        assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+    for folder in harness::model_folders() {
+        for (name, backend) in backends {
+            let report = harness::run_models(&folder, &backend);
+            println!("{name}:\n{}", report.table());
+            assert!(report.passed > 0);
+            assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+        }
     }
 }

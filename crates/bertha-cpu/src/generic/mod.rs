@@ -6,6 +6,7 @@
 
 mod attention;
 mod binary;
+mod conv;
 mod encoder;
 mod error;
 mod fill;
@@ -113,6 +114,7 @@ fn run_single(op: &Op, operands: Operands, y: &mut TensorMut, scratch: &mut Scra
         }
         Op::MatMulInteger => integer::matmul_integer(operands, y, scratch),
         Op::QLinearMatMul => integer::qlinear_matmul(operands, y, scratch),
+        Op::Conv(attrs) => conv::conv(attrs, operands, y, scratch),
         Op::QuantizeLinear { axis, block_size, to } => {
             let granularity = quantize::Granularity { axis: *axis, block_size: *block_size };
             quantize::quantize_linear(granularity, *to, operands, y)

@@ -223,6 +223,7 @@ functions! {
     Log: s, x => log(s, x);
     Erf: s, x => erf(s, x);
     Sigmoid: s, x => sigmoid(s, x);
+    Silu: s, x => s.mul(x, sigmoid(s, x));
     Abs: s, x => s.abs(x);
     Neg: s, x => s.mul(x, s.splat(-1.0));
     Sqrt: s, x => s.sqrt(x);

@@ -6,6 +6,7 @@
 
 pub mod attention;
 mod context;
+pub mod conv;
 pub mod elementwise;
 pub mod gemm;
 mod math;

@@ -11,6 +11,10 @@ pub enum KernelKind {
     Matmul,
     /// [`super::attention::attention`].
     Attention,
+    /// [`super::conv::dense`].
+    Conv,
+    /// [`super::conv::depthwise`].
+    DepthwiseConv,
     /// [`super::norm::layer_norm`].
     LayerNorm,
     /// [`super::norm::l2_normalize`].
@@ -78,6 +82,8 @@ pub static KERNELS: &[Kernel] = registry! {
     Gemm "f32" "gemm" tile @;
     Matmul "f32" "matmul" tile @;
     Attention "f32" "attention" tile @;
+    Conv "f32" "conv";
+    DepthwiseConv "f32" "depthwise-conv";
     LayerNorm "f32" "layer-norm";
     L2Normalize "f32" "l2-normalize";
     Softmax "f32" "softmax";

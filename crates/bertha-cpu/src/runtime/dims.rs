@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bertha_graph::Dim;
+use bertha_graph::{Dim, Factor};
 
 /// The symbols of a program. A run has one value for each, or none yet.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +35,37 @@ pub(crate) enum CompiledDim {
     Const(usize),
     /// A lone symbol.
     Symbol(usize),
-    /// Anything else: the terms, each a coefficient and the symbols of its product.
-    Polynomial(Vec<(i64, Vec<usize>)>),
+    /// Anything else: the terms, each a coefficient and the factors of its product.
+    Polynomial(Vec<(i64, Vec<CompiledFactor>)>),
+}
+
+/// A [`Factor`] over [`Symbols`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum CompiledFactor {
+    Symbol(usize),
+    Quotient { dividend: CompiledDim, divisor: i64 },
+}
+
+impl CompiledFactor {
+    fn new(factor: &Factor, symbols: &mut Symbols) -> Self {
+        match factor {
+            Factor::Symbol(name) => CompiledFactor::Symbol(symbols.index(name)),
+            Factor::Quotient(quotient) => CompiledFactor::Quotient {
+                dividend: CompiledDim::new(quotient.dividend(), symbols),
+                divisor: quotient.divisor(),
+            },
+        }
+    }
+
+    fn eval(&self, values: &[Option<i64>]) -> Option<i64> {
+        match self {
+            CompiledFactor::Symbol(index) => values[*index],
+            // The dividend of a quotient is never negative.
+            CompiledFactor::Quotient { dividend, divisor } => {
+                i64::try_from(dividend.eval(values)?).ok()?.checked_div(*divisor)
+            }
+        }
+    }
 }
 
 impl CompiledDim {
@@ -47,8 +76,8 @@ impl CompiledDim {
         if let Some(name) = dim.as_symbol() {
             return CompiledDim::Symbol(symbols.index(name));
         }
-        let term = |(names, coefficient): (&[Arc<str>], i64)| {
-            (coefficient, names.iter().map(|name| symbols.index(name)).collect())
+        let term = |(factors, coefficient): (&[Factor], i64)| {
+            (coefficient, factors.iter().map(|factor| CompiledFactor::new(factor, symbols)).collect())
         };
         CompiledDim::Polynomial(dim.terms().map(term).collect())
     }
@@ -59,7 +88,7 @@ impl CompiledDim {
         match terms.as_slice() {
             [(offset, none), (1, one)] | [(1, one), (offset, none)] if none.is_empty() => {
                 match one.as_slice() {
-                    [symbol] => Some((*symbol, *offset)),
+                    [CompiledFactor::Symbol(symbol)] => Some((*symbol, *offset)),
                     _ => None,
                 }
             }
@@ -74,10 +103,10 @@ impl CompiledDim {
             CompiledDim::Symbol(index) => usize::try_from(values[*index]?).ok(),
             CompiledDim::Polynomial(terms) => {
                 let mut sum = 0i64;
-                for (coefficient, symbols) in terms {
+                for (coefficient, factors) in terms {
                     let mut product = *coefficient;
-                    for symbol in symbols {
-                        product = product.saturating_mul(values[*symbol]?);
+                    for factor in factors {
+                        product = product.saturating_mul(factor.eval(values)?);
                     }
                     sum = sum.saturating_add(product);
                 }

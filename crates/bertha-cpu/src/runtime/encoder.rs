@@ -19,7 +19,7 @@ use crate::kernels::softmax;
 use crate::kernels::tokens::{self, IdError, Ids, Lookup, Pooling, pool_sequences};
 use crate::kernels::{Context, CuSeqlens, Rows, RowsMut};
 
-type Operands<'a> = [Option<TensorRef<'a>>];
+pub(super) type Operands<'a> = [Option<TensorRef<'a>>];
 
 /// Why a kernel did not run, and which operand is to blame where that is known.
 pub(super) struct Refusal {
@@ -34,15 +34,15 @@ impl From<String> for Refusal {
 }
 
 /// Number `index` of the operands, which the op requires.
-fn operand<'a>(operands: &Operands<'a>, index: usize) -> Result<TensorRef<'a>, String> {
+pub(super) fn operand<'a>(operands: &Operands<'a>, index: usize) -> Result<TensorRef<'a>, String> {
     optional(operands, index).ok_or_else(|| format!("operand {index} is missing"))
 }
 
-fn optional<'a>(operands: &Operands<'a>, index: usize) -> Option<TensorRef<'a>> {
+pub(super) fn optional<'a>(operands: &Operands<'a>, index: usize) -> Option<TensorRef<'a>> {
     operands.get(index).copied().flatten()
 }
 
-fn floats<'a>(tensor: &TensorRef<'a>) -> Result<&'a [f32], String> {
+pub(super) fn floats<'a>(tensor: &TensorRef<'a>) -> Result<&'a [f32], String> {
     if tensor.dtype != DType::F32 {
         return Err(format!("expected f32, found {}", tensor.dtype));
     }
@@ -145,20 +145,20 @@ pub(super) fn linear(
     if !fits {
         return Err(format!("{} x {} values do not fit a weight of {} x {}", x.rows, x.cols, desc.k, desc.n));
     }
-    let epilogue = Epilogue { bias, activation: kernel_activation(activation)?, residual };
+    let epilogue = Epilogue { bias, activation: kernel_activation(activation), residual };
     gemm::gemm(context, x, &weight.operand()?, y, &epilogue);
     Ok(())
 }
 
-fn kernel_activation(activation: Activation) -> Result<gemm::Activation, String> {
-    Ok(match activation {
+const fn kernel_activation(activation: Activation) -> gemm::Activation {
+    match activation {
         Activation::None => gemm::Activation::None,
         Activation::Relu => gemm::Activation::Relu,
         Activation::Tanh => gemm::Activation::Tanh,
         Activation::GeluErf => gemm::Activation::GeluErf,
         Activation::GeluTanh => gemm::Activation::GeluTanh,
-        Activation::Silu => return Err("there is no CPU epilogue for silu".into()),
-    })
+        Activation::Silu => gemm::Activation::Silu,
+    }
 }
 
 /// The product of two run-time operands, broadcast over all but the last two dimensions.

@@ -6,6 +6,7 @@ use bertha_graph::{Op, Shape, TensorData, TensorType, rules};
 use smallvec::SmallVec;
 
 use super::buffer::AlignedBuffer;
+use super::conv;
 use super::encoder::{self, Refusal};
 use super::error::RunError;
 use super::program::{Kernel, Place, Program, Step, TensorIndex};
@@ -139,6 +140,10 @@ fn dispatch(
         Kernel::LayerNorm { epsilon } => encoder::layer_norm(context, operands, *epsilon, y),
         Kernel::Linear { weight, activation } => encoder::linear(context, operands, weight, *activation, y),
         Kernel::MatMul => encoder::matmul(context, operands, y),
+        Kernel::Conv { attrs, window, weight } => {
+            conv::dense(context, operands, (attrs, window, weight), &mut scratch.windows, y)
+        }
+        Kernel::DepthwiseConv(attrs) => conv::depthwise(context, operands, attrs, y),
         Kernel::RaggedAttention { heads, scale, relative } => {
             encoder::ragged_attention(context, operands, (*heads, *scale), *relative, &mut scratch.bias, y)
         }

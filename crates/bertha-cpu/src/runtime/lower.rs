@@ -127,6 +127,9 @@ impl<'a> Lowering<'a> {
         if let Some(choice) = self.choose_product(node)? {
             return Ok(Some(choice));
         }
+        if let Some(choice) = self.choose_convolution(node)? {
+            return Ok(Some(choice));
+        }
         let all = node.inputs.clone();
         let f32s =
             node.inputs.iter().chain(&node.outputs).flatten().all(|id| self.graph.dtype(*id) == DType::F32);
@@ -205,10 +208,34 @@ impl<'a> Lowering<'a> {
         };
         // Other element types, and weights that a node computes, run on the plain kernels.
         let Some(packed) = self.packed(weight, layout)? else { return Ok(None) };
-        if self.graph.dtype(x) != DType::F32 || activation == bertha_graph::Activation::Silu {
+        if self.graph.dtype(x) != DType::F32 {
             return Ok(None);
         }
         Ok(Some((Kernel::Linear { weight: packed, activation }, vec![Some(x), bias, residual])))
+    }
+
+    /// Convolutions in f32: dense ones of a constant weight on its packed form, and depthwise ones.
+    fn choose_convolution(&self, node: &Node) -> Result<Option<Choice>, LowerError> {
+        let (Op::Conv(attrs), [Some(x), Some(weight), ..]) = (&node.op, &node.inputs[..]) else {
+            return Ok(None);
+        };
+        if node.inputs.iter().flatten().any(|id| self.graph.dtype(*id) != DType::F32) {
+            return Ok(None);
+        }
+        let weight = self.graph.tensor(*weight);
+        if matches!(weight.ty.shape.dims(), [_, part, ..] if part.as_const() == Some(1)) && attrs.groups > 1 {
+            return Ok(Some((Kernel::DepthwiseConv(attrs.clone()), node.inputs.clone())));
+        }
+        let Some(data) = weight.constant().filter(|data| attrs.groups == 1 && !data.is_empty()) else {
+            return Ok(None);
+        };
+        let [out, _, window @ ..] = data.shape() else { return Ok(None) };
+        let matrix = data.reshaped(vec![*out, data.len() / out]);
+        let matrix = matrix
+            .map_err(|error| LowerError::Packed { weight: weight.name.clone(), why: error.to_string() })?;
+        let packed = self.store.get_or_pack(&weight.name, &matrix, WeightLayout::OutIn)?;
+        let kernel = Kernel::Conv { attrs: attrs.clone(), window: window.to_vec(), weight: packed };
+        Ok(Some((kernel, vec![Some(*x), node.inputs.get(2).copied().flatten()])))
     }
 
     /// The packed form of a constant f32 matrix; `None` for anything else.

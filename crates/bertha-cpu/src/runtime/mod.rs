@@ -1,6 +1,7 @@
 //! The CPU runtime: graphs become programs, sessions run them.
 
 mod buffer;
+mod conv;
 mod dims;
 mod encoder;
 mod error;

@@ -1,6 +1,6 @@
 //! A lowered graph: typed steps over tensors that have places.
 
-use bertha_graph::{Activation, DType, Op, PoolKind, RelativeBuckets, Shape, TensorData};
+use bertha_graph::{Activation, ConvAttrs, DType, Op, PoolKind, RelativeBuckets, Shape, TensorData};
 
 use super::dims::{CompiledDim, Symbols};
 use super::packed::PackedWeight;
@@ -99,6 +99,10 @@ pub(crate) enum Kernel {
     Linear { weight: PackedWeight, activation: Activation },
     /// `a, b -> y`, both computed at run time.
     MatMul,
+    /// `x, bias? -> y`, a convolution with a packed weight; the sizes of its window.
+    Conv { attrs: ConvAttrs, window: Vec<usize>, weight: PackedWeight },
+    /// `x, weight, bias? -> y`, each channel on its own.
+    DepthwiseConv(ConvAttrs),
     /// `q, k, v, cu_seqlens, relative_bias? -> y`.
     RaggedAttention { heads: usize, scale: f32, relative: Option<RelativeBuckets> },
     /// `x -> y`, a function of each element.
@@ -136,6 +140,8 @@ impl Kernel {
             Kernel::LayerNorm { .. } => "layer_norm",
             Kernel::Linear { .. } => "linear",
             Kernel::MatMul => "matmul",
+            Kernel::Conv { .. } => "conv",
+            Kernel::DepthwiseConv(_) => "depthwise_conv",
             Kernel::RaggedAttention { .. } => "ragged_attention",
             Kernel::Function(_) => "function",
             Kernel::Arithmetic { .. } => "arithmetic",

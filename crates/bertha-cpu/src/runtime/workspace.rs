@@ -4,6 +4,7 @@ use super::buffer::AlignedBuffer;
 use super::error::RunError;
 use super::program::{Place, Program, TensorIndex};
 use crate::generic::{Scratch, TensorRef};
+use crate::kernels::AlignedBuf;
 
 /// Memory and shapes of one program's runs.
 #[derive(Default)]
@@ -24,6 +25,8 @@ pub(crate) struct Workspace {
 #[derive(Default)]
 pub(crate) struct StepScratch {
     pub(crate) generic: Scratch,
+    /// Windows of a convolution and their products.
+    pub(crate) windows: AlignedBuf,
     /// Attention biases by distance.
     pub(crate) bias: Vec<f32>,
 }

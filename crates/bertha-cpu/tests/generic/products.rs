@@ -1,4 +1,4 @@
-use bertha_graph::{AttentionAttrs, DType, Op, TensorData};
+use bertha_graph::{AttentionAttrs, ConvAttrs, ConvPadding, DType, Op, TensorData};
 use proptest::prelude::*;
 
 use crate::support::{FLOATS, NUMBERS, Random, check, check_all, config};
@@ -41,6 +41,37 @@ proptest! {
         let c = random.tensor(dtype, &c);
         let (alpha, beta) = (random.pick(&[1.0, 0.5]), random.pick(&[1.0, -0.25, 0.0]));
         check(&Op::Gemm { alpha, beta, trans_a, trans_b }, &[Some(&a), Some(&b), random.flip().then_some(&c)]);
+    }
+
+    #[test]
+    fn conv(seed: u64) {
+        let mut random = Random::new(seed);
+        let dtype = random.pick(&FLOATS);
+        let dimensions = random.below(4);
+        let (groups, part, each) = (1 + random.below(3), 1 + random.below(3), 1 + random.below(3));
+        let mut lists = [vec![], vec![], vec![]];
+        let (mut pads, mut sizes) = (vec![0; 2 * dimensions], vec![]);
+        for d in 0..dimensions {
+            let (kernel, stride, dilation) = (1 + random.below(4), 1 + random.below(3), 1 + random.below(2));
+            let extent = (kernel - 1) * dilation + 1;
+            (pads[d], pads[d + dimensions]) = (random.below(extent + 1), random.below(extent + 1));
+            sizes.push(extent + random.below(9));
+            for (list, value) in lists.iter_mut().zip([kernel, stride, dilation]) {
+                list.push(value);
+            }
+        }
+        let [kernel, strides, dilations] = lists;
+        let padding = match random.below(4) {
+            0 => ConvPadding::SameUpper,
+            1 => ConvPadding::SameLower,
+            _ => ConvPadding::Explicit(pads),
+        };
+        let op = Op::Conv(ConvAttrs { groups, strides, dilations, padding });
+        let shape = [&[1 + random.below(2), groups * part], &sizes[..]].concat();
+        let x = random.tensor(dtype, &shape);
+        let weight = random.tensor(dtype, &[&[groups * each, part], &kernel[..]].concat());
+        let bias = random.tensor(dtype, &[groups * each]);
+        check(&op, &[Some(&x), Some(&weight), random.flip().then_some(&bias)]);
     }
 
     #[test]

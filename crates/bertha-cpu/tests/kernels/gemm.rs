@@ -31,6 +31,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Tanh => x.tanh(),
         Activation::GeluErf => reference::gelu_erf(x),
         Activation::GeluTanh => reference::gelu_tanh(x),
+        Activation::Silu => x * reference::sigmoid(x),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod attention;
 mod common;
+mod conv;
 mod gemm;
 mod math;
 mod rows;
@@ -15,6 +16,8 @@ fn check(kind: KernelKind, isa: Isa) {
         KernelKind::Gemm => gemm::packed(isa),
         KernelKind::Matmul => gemm::batched(isa),
         KernelKind::Attention => attention::check(isa),
+        KernelKind::Conv => conv::denses(isa),
+        KernelKind::DepthwiseConv => conv::depthwises(isa),
         KernelKind::LayerNorm => rows::layer_norms(isa),
         KernelKind::L2Normalize => rows::l2_normalizes(isa),
         KernelKind::Softmax => rows::softmaxes(isa),

@@ -8,6 +8,7 @@
 
 mod args;
 mod attention;
+mod conv;
 mod elementwise;
 mod encoder;
 mod error;
@@ -126,6 +127,7 @@ fn eval_op(op: &Op, args: Args, context: Context) -> Result<Vec<Value>, Fault> {
         }
         Op::MatMulInteger => matmul::matmul_integer(args)?,
         Op::QLinearMatMul => matmul::qlinear_matmul(args, context)?,
+        Op::Conv(attrs) => conv::conv(attrs, args, context)?,
         Op::QuantizeLinear { axis, block_size, to } => {
             let granularity = quantize::Granularity { axis: *axis, block_size: *block_size };
             quantize::quantize_linear(granularity, *to, args, context)?

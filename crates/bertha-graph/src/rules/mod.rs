@@ -6,6 +6,7 @@
 mod args;
 mod attention;
 mod control;
+mod conv;
 mod dims;
 mod elementwise;
 mod encoder;
@@ -172,6 +173,7 @@ fn dispatch(op: &Op, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Out
         Op::Gemm { trans_a, trans_b, .. } => product::gemm(*trans_a, *trans_b, inputs),
         Op::MatMulInteger => product::matmul_integer(inputs, symbols),
         Op::QLinearMatMul => product::qlinear_matmul(inputs, symbols),
+        Op::Conv(attrs) => conv::conv(attrs, inputs, symbols),
         Op::QuantizeLinear { axis, block_size, to } => {
             quant::quantize_linear(quant::Axis { axis: *axis, block_size: *block_size }, *to, inputs)
         }

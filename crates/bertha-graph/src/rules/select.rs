@@ -89,7 +89,8 @@ fn cut_len(cut: &Cut, size: &Dim) -> Option<Dim> {
         return (whole && step == -1).then(|| size.clone());
     }
     let len = dims::at_least_zero(&clamped(end, size)? - &clamped(start, size)?)?;
-    if step == 1 { Some(len) } else { len.exact_div(&Dim::from(step)) }
+    let rounded_up = &len + &Dim::from(step.checked_sub(1)?);
+    rounded_up.floor_div(step).filter(|len| !len.is_unwieldy())
 }
 
 /// A bound of a forward slice as a position in `0..=size`, when it is known which.

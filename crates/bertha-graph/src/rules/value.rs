@@ -124,7 +124,11 @@ pub(super) fn mul(a: &Dim, b: &Dim) -> Option<Dim> {
 fn div(a: &Dim, b: &Dim) -> Option<Dim> {
     match (a.as_const(), b.as_const()) {
         (Some(a), Some(b)) => a.checked_div(b).map(Dim::from),
-        _ => a.exact_div(b),
+        _ => a.exact_div(b).or_else(|| {
+            // Integers truncate, which is rounding down where nothing is negative.
+            let divisor = b.as_const().filter(|_| a.lower_bound().is_some_and(|least| least >= 0))?;
+            tame(a.floor_div(divisor)?)
+        }),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Operations and their attributes.
 
-use crate::op::{AttentionAttrs, BinaryOp, Op, PluginRef, ReduceOp, RelativeBuckets, UnaryOp};
+use crate::op::{
+    AttentionAttrs, BinaryOp, ConvAttrs, ConvPadding, Op, PluginRef, ReduceOp, RelativeBuckets, UnaryOp,
+};
 
 use super::attributes::{Attribute, Attributes};
 
@@ -53,6 +55,7 @@ pub(super) fn attributes(op: &Op) -> Attributes {
             .with("beta", Attribute::float(*beta))
             .with("trans_a", Attribute::bool(*trans_a))
             .with("trans_b", Attribute::bool(*trans_b)),
+        Op::Conv(attrs) => conv_attributes(attrs),
         Op::QuantizeLinear { axis, block_size, to } | Op::DequantizeLinear { axis, block_size, to } => {
             axis_only(*axis).with("block_size", Attribute::int(block_size)).with("to", Attribute::dtype(*to))
         }
@@ -72,6 +75,20 @@ pub(super) fn attributes(op: &Op) -> Attributes {
         Op::L2Normalize { epsilon } => none.with("epsilon", Attribute::float(*epsilon)),
         Op::Plugin(plugin) => plugin_attributes(plugin),
     }
+}
+
+fn conv_attributes(attrs: &ConvAttrs) -> Attributes {
+    let list = |values: &[usize]| Attribute::List(values.iter().map(Attribute::int).collect());
+    let pads = match &attrs.padding {
+        ConvPadding::Explicit(pads) => list(pads),
+        ConvPadding::SameUpper => Attribute::Word("same_upper".into()),
+        ConvPadding::SameLower => Attribute::Word("same_lower".into()),
+    };
+    Attributes::default()
+        .with("groups", Attribute::int(attrs.groups))
+        .with("strides", list(&attrs.strides))
+        .with("dilations", list(&attrs.dilations))
+        .with("pads", pads)
 }
 
 fn attention_attributes(attrs: &AttentionAttrs) -> Attributes {
@@ -132,7 +149,7 @@ fn build(mnemonic: &str, from: &mut Attributes) -> Result<Option<Op>, String> {
         "where" => Op::Where,
         "cast" => Op::Cast { to: from.dtype("to")? },
         "reshape" => Op::Reshape { allow_zero: from.bool("allow_zero")? },
-        "transpose" => Op::Transpose { perm: permutation(from)? },
+        "transpose" => Op::Transpose { perm: sizes(from, "perm")? },
         "squeeze" => Op::Squeeze,
         "unsqueeze" => Op::Unsqueeze,
         "concat" => Op::Concat { axis: from.number("axis")? },
@@ -173,6 +190,16 @@ fn build_product(mnemonic: &str, from: &mut Attributes) -> Result<Option<Op>, St
         },
         "matmul_integer" => Op::MatMulInteger,
         "qlinear_matmul" => Op::QLinearMatMul,
+        "conv" => Op::Conv(ConvAttrs {
+            groups: from.number("groups")?,
+            strides: sizes(from, "strides")?,
+            dilations: sizes(from, "dilations")?,
+            padding: match from.take("pads")? {
+                Attribute::Word(word) if word == "same_upper" => ConvPadding::SameUpper,
+                Attribute::Word(word) if word == "same_lower" => ConvPadding::SameLower,
+                pads => ConvPadding::Explicit(size_list("pads", pads)?),
+            },
+        }),
         "quantize_linear" => Op::QuantizeLinear {
             axis: from.number("axis")?,
             block_size: from.number("block_size")?,
@@ -226,10 +253,16 @@ fn build_encoder(mnemonic: &str, from: &mut Attributes) -> Result<Option<Op>, St
     }))
 }
 
-fn permutation(from: &mut Attributes) -> Result<Vec<usize>, String> {
-    match from.take("perm")? {
-        Attribute::List(axes) => axes.into_iter().map(Attribute::number).collect(),
-        other => Err(format!("attribute `perm`: expected a list, found {other}")),
+/// Takes out a list of sizes or positions.
+fn sizes(from: &mut Attributes, name: &str) -> Result<Vec<usize>, String> {
+    let value = from.take(name)?;
+    size_list(name, value)
+}
+
+fn size_list(name: &str, value: Attribute) -> Result<Vec<usize>, String> {
+    match value {
+        Attribute::List(values) => values.into_iter().map(Attribute::number).collect(),
+        other => Err(format!("attribute `{name}`: expected a list, found {other}")),
     }
 }
 

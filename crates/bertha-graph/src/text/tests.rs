@@ -155,6 +155,8 @@ fn data_dependent_symbols_may_have_other_names() {
 
 /// Operations with attributes that are not the usual ones, and operands on which they work.
 const EVERY_OP: &str = r#"graph ops {
+  input %speech: f32[batch, 2, frames, 4]
+  input %window: f32[6, 1, 2, 3]
   input %f: f32[2, 4]
   input %i: i64[2, 4]
   input %b: bool[2, 4]
@@ -221,6 +223,8 @@ const EVERY_OP: &str = r#"graph ops {
   %y43 = ragged_attention(%ragged, %ragged, %ragged, %cu) {heads: 2, scale: inf, relative: none}
   %y44 = pool(%ragged, %cu) {kind: mean_sqrt_len}
   %y45 = l2_normalize(%ragged) {epsilon: 1e-12}
+  %y47: f32[batch, 6, floor((frames + 1)/4) + 1, 7] = conv(%speech, %window) {groups: 2, strides: [4, 1], dilations: [1, 2], pads: [2, 3, 1, 4]}
+  %y48 = conv(%speech, %window) {groups: 2, strides: [1, 1], dilations: [1, 1], pads: same_lower}
   %y46 = plugin(%f) {name: "text \"test\"", version: 7, fields: {a: 1, "b c": 2.0, d: "t\n", e: ints[], f: floats[], g: ints[-1, 2], h: floats[nan, -inf, 0.1]}}
 }"#;
 

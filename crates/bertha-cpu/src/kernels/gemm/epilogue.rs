@@ -1,6 +1,6 @@
 //! What a GEMM does to its result before anyone else reads it.
 
-use super::super::math::{Function, GeluErf, GeluTanh, Identity, Relu, Tanh};
+use super::super::math::{Function, GeluErf, GeluTanh, Identity, Relu, Silu, Tanh};
 use super::super::simd::{Simd, SimdOp};
 use super::super::views::Rows;
 
@@ -19,11 +19,14 @@ pub enum Activation {
     GeluErf,
     /// The GELU with the hyperbolic tangent.
     GeluTanh,
+    /// x sigmoid(x).
+    Silu,
 }
 
 impl Activation {
     /// Every activation.
-    pub const ALL: [Self; 5] = [Self::None, Self::Relu, Self::Tanh, Self::GeluErf, Self::GeluTanh];
+    pub const ALL: [Self; 6] =
+        [Self::None, Self::Relu, Self::Tanh, Self::GeluErf, Self::GeluTanh, Self::Silu];
 }
 
 /// `activation(A B + bias) + residual`.
@@ -80,6 +83,7 @@ impl SimdOp for EpilogueTile {
             Activation::Tanh => self.apply::<S, Tanh>(s),
             Activation::GeluErf => self.apply::<S, GeluErf>(s),
             Activation::GeluTanh => self.apply::<S, GeluTanh>(s),
+            Activation::Silu => self.apply::<S, Silu>(s),
         }
     }
 }

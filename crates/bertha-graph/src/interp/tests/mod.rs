@@ -1,6 +1,7 @@
 //! Small cases worked out by hand, and properties.
 
 mod attention;
+mod conv;
 mod elementwise;
 mod encoder;
 mod gather;

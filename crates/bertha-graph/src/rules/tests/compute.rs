@@ -1,5 +1,5 @@
 use super::*;
-use crate::op::ReduceOp;
+use crate::op::{ConvAttrs, ConvPadding, ReduceOp};
 
 fn reduce(op: ReduceOp, keep_dims: bool, noop: bool) -> Op {
     Op::Reduce { op, keep_dims, noop_with_empty_axes: noop }
@@ -94,4 +94,28 @@ fn quantization() {
     refused(dequantize(3), &[t("i8[2, 4]"), t("f16[2, 4]")], &["each block of 3"]);
     refused(dequantize(0), &[t("f32[2, 4]"), t("f16[]")], &["i8, u8"]);
     assert_eq!(types(Op::DynamicQuantizeLinear, &[t("f32[b, 4]")]), "u8[b, 4]; f32[]; u8[]");
+}
+
+#[test]
+fn conv_divides_by_strides() {
+    let half = || ConvAttrs { strides: vec![2, 2], ..ConvAttrs::plain(2) };
+    let once = types(Op::Conv(half()), &[t("f32[b, 1, frames, 80]"), t("f32[8, 1, 3, 3]"), t("f32[8]")]);
+    assert_eq!(once, "f32[b, 8, floor((frames + 1)/2) - 1, 39]");
+    let twice = types(Op::Conv(half()), &[t(&once), t("f32[4, 8, 3, 3]")]);
+    assert_eq!(twice, "f32[b, 4, floor((frames + 1)/4) - 1, 19]");
+    let same = ConvAttrs { padding: ConvPadding::SameUpper, strides: vec![3], ..ConvAttrs::plain(1) };
+    assert_eq!(types(Op::Conv(same), &[t("f32[b, 2, t]"), t("f32[2, 2, 5]")]), "f32[b, 2, floor((t + 2)/3)]");
+    let depthwise =
+        ConvAttrs { groups: 16, padding: ConvPadding::Explicit(vec![7, 7]), ..ConvAttrs::plain(1) };
+    assert_eq!(types(Op::Conv(depthwise), &[t("f16[b, 16, t]"), t("f16[16, 1, 15]")]), "f16[b, 16, t]");
+    let plain = || Op::Conv(ConvAttrs::plain(1));
+    assert_eq!(types(plain(), &[t("f32[b, c, 9]"), t("f32[4, 3, k]")]), "f32[b, 4, ?0]");
+    refused(plain(), &[t("f32[b, 2, t]"), t("f32[4, 3, 1]")], &["1 groups of 3 channels", "input 0 `x`"]);
+    refused(plain(), &[t("f32[b, 3, t]"), t("f32[4, 3, 1, 1]")], &["3 dimensions"]);
+    refused(plain(), &[t("f32[b, 3, 4]"), t("f32[4, 3, 5]")], &["a window of 5 does not fit", "4 elements"]);
+    refused(plain(), &[t("f32[b, 3, t]"), t("f32[4, 3, 1]"), t("f32[3]")], &["[4]", "input 2 `bias`"]);
+    let three = ConvAttrs { groups: 3, ..ConvAttrs::plain(1) };
+    refused(Op::Conv(three), &[t("f32[b, 3, t]"), t("f32[4, 1, 1]")], &["3 groups divide"]);
+    let none = ConvAttrs { groups: 0, ..ConvAttrs::plain(1) };
+    refused(Op::Conv(none), &[t("f32[b, 3, t]"), t("f32[4, 1, 1]")], &["start at 1"]);
 }

@@ -7,6 +7,7 @@ use super::context::{NodeContext, Translated};
 mod attention;
 mod constant;
 mod control;
+mod conv;
 mod derived;
 mod elementwise;
 mod layout;
@@ -51,6 +52,7 @@ pub(super) const OPS: &[OpRow] = rows! {
     "Add"                    7 2..=2, 1 => elementwise::add;
     "And"                    7 2..=2, 1 => elementwise::and;
     "Attention"             23 3..=7, 4 => attention::attention;
+    "BatchNormalization"      7 5..=5, 5 => conv::batch_normalization;
     "Cast"                   6 1..=1, 1 => elementwise::cast;
     "CastLike"               15 2..=2, 1 => derived::cast_like;
     "Ceil"                   6 1..=1, 1 => elementwise::ceil;
@@ -58,6 +60,7 @@ pub(super) const OPS: &[OpRow] = rows! {
     "Concat"                 4 1..=MANY, 1 => layout::concat;
     "Constant"               1 0..=0, 1 => constant::constant;
     "ConstantOfShape"        9 1..=1, 1 => constant::constant_of_shape;
+    "Conv"                   1 2..=3, 1 => conv::conv;
     "Cos"                    7 1..=1, 1 => elementwise::cos;
     "CumSum"                11 2..=2, 1 => reduce::cumsum;
     "DequantizeLinear"      10 2..=3, 1 => quantize::dequantize_linear;

@@ -1,19 +1,24 @@
 //! Symbolic dimensions: polynomials with integer coefficients over named symbols.
 //!
 //! A dimension such as `batch*seq` or `2*tokens + 1` is known exactly before the symbols are; one engine can
-//! therefore serve every length. A concrete dimension is the constant polynomial.
+//! therefore serve every length. A concrete dimension is the constant polynomial. Where a size is divided and rounded
+//! down, as by a stride, the quotient stands beside the symbols: `floor((frames + 1)/4) - 1`.
+
+mod factor;
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::{Add, Mul, Sub};
-use std::str::FromStr;
 use std::sync::Arc;
+
+pub use factor::{Factor, Quotient};
+pub use text::is_symbol_name;
 
 /// Values of symbols, by name.
 pub type Bindings = BTreeMap<Arc<str>, i64>;
 
-/// A product of symbols, sorted by name; the empty product is 1. `seq*seq` holds `seq` twice.
-type Monomial = Vec<Arc<str>>;
+/// A product of symbols and quotients, sorted; the empty product is 1. `seq*seq` holds `seq` twice.
+type Monomial = Vec<Factor>;
 
 /// A polynomial over named symbols with `i64` coefficients.
 ///
@@ -27,7 +32,7 @@ pub struct Dim {
 impl Dim {
     /// The dimension called `name`, unknown until it is bound.
     pub fn symbol(name: &str) -> Self {
-        Dim { terms: vec![(vec![Arc::from(name)], 1)] }
+        Dim { terms: vec![(vec![Factor::Symbol(Arc::from(name))], 1)] }
     }
 
     /// The constant value, if no symbol occurs.
@@ -42,7 +47,10 @@ impl Dim {
     /// The name, if this is a lone symbol.
     pub fn as_symbol(&self) -> Option<&Arc<str>> {
         match self.terms.as_slice() {
-            [(monomial, 1)] if monomial.len() == 1 => monomial.first(),
+            [(monomial, 1)] => match monomial.as_slice() {
+                [Factor::Symbol(name)] => Some(name),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -52,18 +60,27 @@ impl Dim {
         self.as_const().is_some()
     }
 
-    /// The terms: the symbols of each product, sorted by name (one twice for its square), and the coefficient.
-    pub fn terms(&self) -> impl ExactSizeIterator<Item = (&[Arc<str>], i64)> {
+    /// The terms: the factors of each product, sorted (one twice for its square), and the coefficient.
+    pub fn terms(&self) -> impl ExactSizeIterator<Item = (&[Factor], i64)> {
         self.terms.iter().map(|(monomial, coefficient)| (monomial.as_slice(), *coefficient))
     }
 
     /// The symbols that occur, each once, in order of name.
     pub fn symbols(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<_> =
-            self.terms.iter().flat_map(|(monomial, _)| monomial.iter().cloned()).collect();
+        let mut names = Vec::new();
+        self.collect_symbols(&mut names);
         names.sort();
         names.dedup();
         names
+    }
+
+    fn collect_symbols(&self, names: &mut Vec<Arc<str>>) {
+        for factor in self.terms.iter().flat_map(|(monomial, _)| monomial) {
+            match factor {
+                Factor::Symbol(name) => names.push(name.clone()),
+                Factor::Quotient(quotient) => quotient.dividend().collect_symbols(names),
+            }
+        }
     }
 
     /// The least value that this can have while no symbol is negative (sizes never are), if there is one.
@@ -92,10 +109,21 @@ impl Dim {
         Some(bound)
     }
 
-    /// Whether the polynomial has outgrown what real models have (16 terms, degree 8). The rules stop tracking such
-    /// dimensions, so that a hostile graph cannot make arithmetic on them arbitrarily slow.
+    /// Whether the polynomial has outgrown what real models have (16 terms, degree 8, quotients in quotients to a depth
+    /// of 4). The rules stop tracking such dimensions, so that a hostile graph cannot make arithmetic on them
+    /// arbitrarily slow.
     pub fn is_unwieldy(&self) -> bool {
-        self.terms.len() > 16 || self.terms.iter().any(|(monomial, _)| monomial.len() > 8)
+        self.terms.len() > 16
+            || self.depth() > 4
+            || self.terms.iter().any(|(monomial, _)| {
+                monomial.len() > 8 || monomial.iter().filter_map(Factor::dividend).any(Dim::is_unwieldy)
+            })
+    }
+
+    /// How deep quotients lie in one another.
+    fn depth(&self) -> usize {
+        let factors = self.terms.iter().flat_map(|(monomial, _)| monomial);
+        factors.filter_map(Factor::dividend).map(|dividend| dividend.depth() + 1).max().unwrap_or(0)
     }
 
     /// The value under `bindings`, or the name of the first symbol that has none.
@@ -103,8 +131,12 @@ impl Dim {
         let mut sum = 0i64;
         for (monomial, coefficient) in &self.terms {
             let mut product = *coefficient;
-            for name in monomial {
-                product = product.saturating_mul(*bindings.get(name).ok_or_else(|| name.clone())?);
+            for factor in monomial {
+                let value = match factor {
+                    Factor::Symbol(name) => *bindings.get(name).ok_or_else(|| name.clone())?,
+                    Factor::Quotient(quotient) => quotient.round(quotient.dividend().eval(bindings)?),
+                };
+                product = product.saturating_mul(value);
             }
             sum = sum.saturating_add(product);
         }
@@ -118,10 +150,14 @@ impl Dim {
 
     /// This polynomial with each symbol replaced by what `by` gives for it; `None` keeps the symbol.
     pub fn replace(&self, by: impl Fn(&Arc<str>) -> Option<Dim>) -> Dim {
+        self.replace_with(&by)
+    }
+
+    fn replace_with(&self, by: &dyn Fn(&Arc<str>) -> Option<Dim>) -> Dim {
         self.terms.iter().fold(Dim::from(0), |sum, (monomial, coefficient)| {
-            let product = monomial.iter().fold(Dim::from(*coefficient), |product, name| {
-                &product * &by(name).unwrap_or_else(|| Dim { terms: vec![(vec![name.clone()], 1)] })
-            });
+            let product = monomial
+                .iter()
+                .fold(Dim::from(*coefficient), |product, factor| &product * &factor.replace(by));
             &sum + &product
         })
     }
@@ -163,7 +199,7 @@ impl Dim {
     }
 }
 
-/// `a / b` for products of symbols, if every symbol of `b` occurs in `a`.
+/// `a / b` for products, if every factor of `b` occurs in `a`.
 fn divide_monomial(a: &Monomial, b: &Monomial) -> Option<Monomial> {
     let mut quotient = a.clone();
     for name in b {
@@ -245,96 +281,6 @@ impl Mul for &Dim {
     }
 }
 
-impl fmt::Display for Dim {
-    /// `2*batch*seq + tokens - 1`; constants print as numbers. Highest-degree terms come first.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terms.is_empty() {
-            return f.write_str("0");
-        }
-        let mut terms: Vec<_> = self.terms.iter().collect();
-        terms.sort_by_key(|(monomial, _)| std::cmp::Reverse(monomial.len()));
-        for (index, (monomial, coefficient)) in terms.into_iter().enumerate() {
-            let negative = *coefficient < 0;
-            match (index, negative) {
-                (0, true) => f.write_str("-")?,
-                (0, false) => {}
-                (_, true) => f.write_str(" - ")?,
-                (_, false) => f.write_str(" + ")?,
-            }
-            let magnitude = coefficient.unsigned_abs();
-            if monomial.is_empty() {
-                write!(f, "{magnitude}")?;
-                continue;
-            }
-            if magnitude != 1 {
-                write!(f, "{magnitude}*")?;
-            }
-            for (i, name) in monomial.iter().enumerate() {
-                if i > 0 {
-                    f.write_str("*")?;
-                }
-                f.write_str(name)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Dim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Dim {
-    type Err = String;
-
-    /// Reads what [`Display`](fmt::Display) prints.
-    fn from_str(text: &str) -> Result<Dim, String> {
-        let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-        let mut terms = Vec::new();
-        let mut rest = compact.as_str();
-        if rest.is_empty() {
-            return Err("empty dimension".into());
-        }
-        while !rest.is_empty() {
-            let (sign, body) = match rest.as_bytes().first() {
-                Some(b'-') => (-1, &rest[1..]),
-                Some(b'+') => (1, &rest[1..]),
-                _ => (1, rest),
-            };
-            let end = body.find(['+', '-']).unwrap_or(body.len());
-            terms.push(parse_term(&body[..end], sign).map_err(|why| format!("dimension `{text}`: {why}"))?);
-            rest = &body[end..];
-        }
-        Ok(Dim::from_terms(terms))
-    }
-}
-
-fn parse_term(term: &str, sign: i64) -> Result<(Monomial, i64), String> {
-    let mut coefficient = sign;
-    let mut monomial = Monomial::new();
-    for factor in term.split('*') {
-        if factor.starts_with(|c: char| c.is_ascii_digit()) {
-            let number: i64 = factor.parse().map_err(|_| format!("`{factor}` is not a number"))?;
-            coefficient = coefficient.saturating_mul(number);
-        } else if is_symbol_name(factor) {
-            monomial.push(Arc::from(factor));
-        } else {
-            return Err(format!("`{factor}` is neither a number nor a symbol"));
-        }
-    }
-    monomial.sort();
-    Ok((monomial, coefficient))
-}
-
-/// Whether `name` can stand for a symbol in the text format: a letter, `_` or `?`, then letters, digits, `_`, `.`.
-pub fn is_symbol_name(name: &str) -> bool {
-    let mut chars = name.chars();
-    chars.next().is_some_and(|c| c.is_alphabetic() || c == '_' || c == '?')
-        && chars.all(|c| c.is_alphanumeric() || c == '_' || c == '.')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,12 +309,69 @@ mod tests {
 
     #[test]
     fn printing_and_parsing_agree() {
-        for text in ["0", "7", "-3", "tokens", "2*batch*seq + tokens - 1", "-a*a + 4", "?3 + 1"] {
+        for text in [
+            "0",
+            "7",
+            "-3",
+            "tokens",
+            "2*batch*seq + tokens - 1",
+            "-a*a + 4",
+            "?3 + 1",
+            "floor((frames + 1)/4) - 1",
+            "3*b*floor((t + floor((f + 1)/2))/3)",
+            "floor(a*floor(b/3)/2)",
+        ] {
             assert_eq!(dim(text).to_string(), text);
         }
-        for bad in ["", "2x", "a**b", "a+", "*", "a b c-%"] {
+        for bad in [
+            "",
+            "2x",
+            "a**b",
+            "a+",
+            "*",
+            "a b c-%",
+            "(a)",
+            "floor(a/0)",
+            "floor(a/-2)",
+            "floor(a/b)",
+            "floor(a/2",
+            "floor((a/2)",
+            "a/2",
+            "floor(/2)",
+            "floor(a)",
+        ] {
             assert!(bad.parse::<Dim>().is_err(), "{bad:?} must not parse");
         }
+    }
+
+    #[test]
+    fn quotients_are_rounded_down_and_have_one_form() {
+        let forms = [
+            ("2*frames + 3", 2, "frames + 1"),
+            ("frames - 3", 4, "floor((frames + 1)/4) - 1"),
+            ("3*frames + 2", 2, "frames + floor(frames/2) + 1"),
+            ("2*frames + 1", 4, "floor(frames/2)"),
+            ("floor((frames + 1)/2)", 2, "floor((frames + 1)/4)"),
+            ("floor(frames/2) + 1", 3, "floor((frames + 2)/6)"),
+            ("7", 2, "3"),
+            ("-7", 2, "-4"),
+            ("seq", 1, "seq"),
+        ];
+        for (dividend, divisor, form) in forms {
+            let quotient = dim(dividend).floor_div(divisor).unwrap();
+            assert_eq!(quotient, dim(form), "{dividend} over {divisor}");
+            for frames in 0..40 {
+                let bindings = Bindings::from([(Arc::from("frames"), frames), (Arc::from("seq"), frames)]);
+                let expected = dim(dividend).eval(&bindings).unwrap().div_euclid(divisor);
+                assert_eq!(quotient.eval(&bindings), Ok(expected), "{dividend} over {divisor} at {frames}");
+                assert_eq!(quotient.substitute(&bindings), Dim::from(expected));
+            }
+        }
+        assert_eq!(dim("seq").floor_div(0), None);
+        assert_eq!(dim("seq").floor_div(-2), None);
+        assert_eq!(dim("floor((frames + 1)/4) - 1").lower_bound(), Some(-1));
+        assert_eq!(dim("floor((a + b)/4)").symbols(), [Arc::from("a"), Arc::from("b")]);
+        assert_eq!(dim("floor((a + b)/4)").as_symbol(), None);
     }
 
     #[test]
