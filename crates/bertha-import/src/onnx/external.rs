@@ -85,6 +85,15 @@ impl ExternalFiles {
         Ok(file.slice(offset..end))
     }
 
+    /// The real path of the file that holds an external tensor, links followed.
+    ///
+    /// # Errors
+    /// [`ImportError::UnsafeLocation`] when it is outside of the model's folder; [`ImportError::Io`] when it is missing.
+    pub fn locate(&self, tensor: &TensorProto) -> Result<PathBuf> {
+        let location = tensor.external_data.iter().find(|entry| entry.key == "location");
+        self.resolve(&tensor.name, location.map_or("", |entry| &entry.value))
+    }
+
     fn map(&self, tensor: &str, location: &str) -> Result<Bytes> {
         let path = self.resolve(tensor, location)?;
         // A panic while the lock was held cannot leave the map half changed.

@@ -20,6 +20,7 @@ pub(super) const MAX_MODEL_BYTES: usize = i32::MAX as usize;
 /// An opened model.
 pub struct OnnxFile {
     path: PathBuf,
+    bytes: Bytes,
     /// The model as stored. [`OnnxFile::open`] has made sure that it has a graph.
     pub model: ModelProto,
     /// Where its external tensors are.
@@ -35,8 +36,9 @@ impl OnnxFile {
     /// [`ImportError::Io`]; [`ImportError::Format`] when the file is not an ONNX model or is too large for one.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let model = decode(path, map_file(path)?)?;
-        Ok(Self { path: path.to_owned(), model, externals: ExternalFiles::beside(path) })
+        let bytes = map_file(path)?;
+        let model = decode(path, bytes.clone())?;
+        Ok(Self { path: path.to_owned(), bytes, model, externals: ExternalFiles::beside(path) })
     }
 
     /// Decodes a model already in memory, which can have no external files; `path` only names it in messages.
@@ -45,13 +47,18 @@ impl OnnxFile {
     /// As [`OnnxFile::open`].
     pub fn from_bytes(path: impl AsRef<Path>, bytes: Bytes) -> Result<Self> {
         let path = path.as_ref();
-        let model = decode(path, bytes)?;
-        Ok(Self { path: path.to_owned(), model, externals: ExternalFiles::none(path) })
+        let model = decode(path, bytes.clone())?;
+        Ok(Self { path: path.to_owned(), bytes, model, externals: ExternalFiles::none(path) })
     }
 
     /// The file, as given when opening.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The whole file as it is stored.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// The graph.

@@ -18,7 +18,7 @@ pub use file::OnnxFile;
 pub use import::{ImportOptions, UnsupportedNode, import, import_model};
 pub use outputs::write_with_all_outputs;
 pub use tensor::tensor_proto;
-pub use write::{ExternalData, write_onnx};
+pub use write::{ExternalData, write_file, write_onnx};
 
 /// Name of the format in messages.
 const FORMAT: &str = "ONNX";

@@ -78,6 +78,14 @@ pub fn write_onnx(
     write_atomically(path, |writer| writer.write_all(&model.encode_to_vec()))
 }
 
+/// Writes bytes that are a model already, replacing the file atomically.
+///
+/// # Errors
+/// [`ImportError::Io`].
+pub fn write_file<'c>(path: impl AsRef<Path>, chunks: impl IntoIterator<Item = &'c [u8]>) -> Result<()> {
+    write_atomically(path.as_ref(), |writer| chunks.into_iter().try_for_each(|chunk| writer.write_all(chunk)))
+}
+
 /// Takes a tensor's external data into the message.
 fn internalise(tensor: &mut TensorProto, externals: &ExternalFiles) -> Result<()> {
     if tensor.data_location != DataLocation::External as i32 {
