@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::surgeon::args::SurgeonArgs;
+
 /// Compile BERT-family encoders and run them at the limit of the machine.
 ///
 /// MODEL is a checkpoint folder (config.json and weights), an .onnx file, or a .bertha engine.
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Tell what this machine offers and what will be used.
     Doctor(DoctorArgs),
+    /// Look into ONNX files and change them.
+    Surgeon(SurgeonArgs),
 }
 
 /// How to run, for every command that runs a model.

@@ -59,7 +59,11 @@ fn clean_graph(graph: &mut Graph, changes: &mut Changes) {
         if stay[at] {
             present.extend(node.outputs.iter().cloned());
         } else {
-            changes.change(format!("took out node `{}` ({}), whose result is not used", node_name(node, at), node.op()));
+            changes.change(format!(
+                "took out node `{}` ({}), whose result is not used",
+                node_name(node, at),
+                node.op()
+            ));
         }
     }
     let mut flags = stay.into_iter();
@@ -92,17 +96,24 @@ fn drop_unused_functions(model: &mut Model, changes: &mut Changes) {
                 open.extend(body.iter().map(|node| (node.domain.clone(), node.op_type.clone())));
                 body.iter().flat_map(|node| node.graphs()).for_each(|inner| {
                     inner.for_each(&mut |graph| {
-                        open.extend(graph.nodes.iter().map(|node| (node.domain.clone(), node.op_type.clone())));
+                        open.extend(
+                            graph.nodes.iter().map(|node| (node.domain.clone(), node.op_type.clone())),
+                        );
                     });
                 });
             }
         }
     }
     model.functions.retain(|function| {
-        let same = |domain: &str| domain == function.domain || is_default_domain(domain) && is_default_domain(&function.domain);
+        let same = |domain: &str| {
+            domain == function.domain || is_default_domain(domain) && is_default_domain(&function.domain)
+        };
         let stays = called.iter().any(|(domain, name)| same(domain) && *name == function.name);
         if !stays {
-            changes.change(format!("took out function `{}`, which nobody calls", crate::names::op(&function.domain, &function.name)));
+            changes.change(format!(
+                "took out function `{}`, which nobody calls",
+                crate::names::op(&function.domain, &function.name)
+            ));
         }
         stays
     });
@@ -124,7 +135,8 @@ pub(crate) fn sweep(graph: &mut Graph, tensors: Vec<String>) -> usize {
     for (at, node) in graph.nodes.iter().enumerate() {
         producers.extend(node.outputs.iter().filter(|name| !name.is_empty()).map(|name| (name.clone(), at)));
     }
-    let unread = |readers: &HashMap<String, usize>, name: &str| readers.get(name).is_none_or(|count| *count == 0);
+    let unread =
+        |readers: &HashMap<String, usize>, name: &str| readers.get(name).is_none_or(|count| *count == 0);
     let mut gone: HashSet<usize> = HashSet::new();
     let mut names: HashSet<String> = HashSet::new();
     let mut open = tensors;

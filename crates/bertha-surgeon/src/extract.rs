@@ -48,7 +48,8 @@ pub fn extract(model: &mut Model, inputs: &[String], outputs: &[String]) -> Resu
     let needed: Vec<&str> = graph.inputs.iter().map(|value| value.name()).collect();
     let needed: Vec<&str> =
         needed.into_iter().filter(|name| read.contains(name) && !cut.contains(name)).collect();
-    let unnamed: Vec<_> = needed.iter().filter(|name| !is_constant(name)).map(|name| format!("`{name}`")).collect();
+    let unnamed: Vec<_> =
+        needed.iter().filter(|name| !is_constant(name)).map(|name| format!("`{name}`")).collect();
     if !inputs.is_empty() && !unnamed.is_empty() {
         return Err(SurgeryError::request(format!(
             "the outputs also depend on {}, not through the tensors named as inputs: name it as an input too",

@@ -100,9 +100,15 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
         };
         match result {
             Ok(results) => {
-                let what = results.iter().map(|tensor| format!("{}{:?}", crate::types::type_name(tensor.data_type), tensor.dims));
+                let what = results
+                    .iter()
+                    .map(|tensor| format!("{}{:?}", crate::types::type_name(tensor.data_type), tensor.dims));
                 let what = what.collect::<Vec<_>>().join(", ");
-                changes.change(format!("node `{}` ({}) is now the constant {what}", node_name(node, at), node.op()));
+                changes.change(format!(
+                    "node `{}` ({}) is now the constant {what}",
+                    node_name(node, at),
+                    node.op()
+                ));
                 folded.nodes.insert(at);
                 for tensor in results {
                     known.insert(tensor.name.clone(), tensor.clone());
@@ -160,9 +166,10 @@ fn evaluate(
     let mut initializer = Vec::new();
     for name in operands {
         let Some(tensor) = known.get(name) else { return Err(format!("`{name}` is not known")) };
-        let count = tensor.dims.iter().fold(1usize, |product, dim| {
-            product.saturating_mul(usize::try_from(*dim).unwrap_or(usize::MAX))
-        });
+        let count = tensor
+            .dims
+            .iter()
+            .fold(1usize, |product, dim| product.saturating_mul(usize::try_from(*dim).unwrap_or(usize::MAX)));
         elements = elements.saturating_add(count);
         initializer.push(tensor.clone());
     }
@@ -177,8 +184,12 @@ fn evaluate(
         .opsets()
         .map(|(domain, version)| OperatorSetIdProto { domain: domain.to_owned(), version })
         .collect();
-    let part =
-        ModelProto { ir_version: model.ir_version().max(4), opset_import, graph: Some(graph), ..Default::default() };
+    let part = ModelProto {
+        ir_version: model.ir_version().max(4),
+        opset_import,
+        graph: Some(graph),
+        ..Default::default()
+    };
     let import = ImportOptions { task: None, companions: false };
     let imported = import_model(&part, model.path(), &import).map_err(|error| short(&error.to_string()))?;
     // The shape rules tell how large the results are before anything is computed.
@@ -191,7 +202,9 @@ fn evaluate(
             None => return Err("the size of its result is not known beforehand".into()),
         }
     }
-    let results = Interpreter::new(&imported.graph, Precision::Native).run(&[]).map_err(|error| short(&error.to_string()))?;
+    let results = Interpreter::new(&imported.graph, Precision::Native)
+        .run(&[])
+        .map_err(|error| short(&error.to_string()))?;
     Ok(results.into_iter().map(|(name, data)| tensor_proto(&name, &data)).collect())
 }
 

@@ -11,14 +11,30 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # use bertha_surgeon as surgeon;
-//! # let bytes = surgeon::doc_model();
-//! let mut model = surgeon::Model::from_bytes("model.onnx", bytes)?;
-//! let pattern = "y = Mul(x, Sigmoid(x)) replace y = Swish@24(x)";
-//! for pattern in surgeon::parse_patterns("swish", pattern)? {
-//!     let report = surgeon::rewrite(&mut model, &pattern)?;
-//!     assert_eq!(report.matches.len(), 1);
+//! # use bertha_import::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+//! # use prost::Message;
+//! # let node = |op: &str, inputs: &[&str], output: &str| NodeProto {
+//! #     op_type: op.into(),
+//! #     input: inputs.iter().map(|name| (*name).into()).collect(),
+//! #     output: vec![output.into()],
+//! #     ..Default::default()
+//! # };
+//! # let value = |name: &str| ValueInfoProto { name: name.into(), ..Default::default() };
+//! # let graph = GraphProto {
+//! #     node: vec![node("Sigmoid", &["x"], "s"), node("Mul", &["s", "x"], "y")],
+//! #     input: vec![value("x")],
+//! #     output: vec![value("y")],
+//! #     ..Default::default()
+//! # };
+//! # let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 24 }];
+//! # let bytes = ModelProto { ir_version: 10, graph: Some(graph), opset_import, ..Default::default() }.encode_to_vec();
+//! use bertha_surgeon::{Model, parse_patterns, rewrite};
+//!
+//! let mut model = Model::from_bytes("model.onnx", bytes.into())?;
+//! for pattern in parse_patterns("swish", "y = Mul(x, Sigmoid(x)) replace y = Swish(x)")? {
+//!     assert_eq!(rewrite(&mut model, &pattern)?.matches.len(), 1);
 //! }
+//! assert_eq!(model.graph.nodes.len(), 1);
 //! assert_eq!(model.graph.nodes[0].op_type, "Swish");
 //! # Ok(())
 //! # }

@@ -91,7 +91,9 @@ impl Literal {
             AttributeType::Int => Literal::Int(attribute.i),
             AttributeType::Float => Literal::Float(shortest(attribute.f)),
             AttributeType::String => text(&attribute.s),
-            AttributeType::Ints => Literal::List(attribute.ints.iter().map(|int| Literal::Int(*int)).collect()),
+            AttributeType::Ints => {
+                Literal::List(attribute.ints.iter().map(|int| Literal::Int(*int)).collect())
+            }
             AttributeType::Floats => {
                 Literal::List(attribute.floats.iter().map(|float| Literal::Float(shortest(*float))).collect())
             }

@@ -76,7 +76,8 @@ impl Model {
     fn from_file(file: OnnxFile) -> Result<Model> {
         let path = file.path().to_owned();
         let bytes = file.bytes().clone();
-        let parts = Parts::read(&bytes).map_err(|reason| SurgeryError::Format { path: path.clone(), reason })?;
+        let parts =
+            Parts::read(&bytes).map_err(|reason| SurgeryError::Format { path: path.clone(), reason })?;
         let Parts { graph, functions, opsets, rest, layout } = parts;
         Ok(Model { path, externals: file.externals, graph, functions, opsets, rest, layout })
     }
@@ -171,6 +172,11 @@ impl Model {
             }
         }
         chunks
+    }
+
+    /// How many bytes the file has.
+    pub fn encoded_len(&self) -> u64 {
+        self.chunks().iter().map(|chunk| chunk.len() as u64).sum()
     }
 
     /// The bytes of the file.

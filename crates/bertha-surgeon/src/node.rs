@@ -149,11 +149,10 @@ impl Attribute {
     }
 
     pub(crate) fn field(&self, number: u32) -> Field {
-        let mut fields: Vec<_> =
-            wire::text(ATTRIBUTE_NAME, &self.name, &self.layout).into_iter().collect();
-        fields.extend(self.graphs.iter().map(|(number, graph)| {
-            Field::bytes(*number, &wire::concat(&graph.fields()))
-        }));
+        let mut fields: Vec<_> = wire::text(ATTRIBUTE_NAME, &self.name, &self.layout).into_iter().collect();
+        fields.extend(
+            self.graphs.iter().map(|(number, graph)| Field::bytes(*number, &wire::concat(&graph.fields()))),
+        );
         fields.extend(self.rest.iter().cloned());
         Field::bytes(number, &wire::concat(&wire::arrange(fields, &self.layout)))
     }

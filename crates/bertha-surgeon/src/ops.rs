@@ -4,7 +4,10 @@ use crate::literal::Literal;
 
 /// Whether two operands may be exchanged.
 pub(crate) fn is_commutative(op_type: &str) -> bool {
-    matches!(op_type, "Add" | "Mul" | "And" | "Or" | "Xor" | "Equal" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor")
+    matches!(
+        op_type,
+        "Add" | "Mul" | "And" | "Or" | "Xor" | "Equal" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor"
+    )
 }
 
 /// The operand in which newer operator sets have what older ones have as an attribute.
@@ -35,13 +38,16 @@ pub(crate) fn default_of(op_type: &str, attribute: &str, opset: i64) -> Option<L
         (_, "keepdims") if is_reduction => Literal::Int(1),
         (_, "noop_with_empty_axes") if is_reduction => Literal::Int(0),
         ("ArgMax" | "ArgMin", "keepdims") => Literal::Int(1),
-        ("ArgMax" | "ArgMin" | "Gather" | "GatherElements" | "ScatterElements" | "Split", "axis") => Literal::Int(0),
+        ("ArgMax" | "ArgMin" | "Gather" | "GatherElements" | "ScatterElements" | "Split", "axis") => {
+            Literal::Int(0)
+        }
         ("ArgMax" | "ArgMin", "select_last_index") => Literal::Int(0),
         ("Softmax" | "LogSoftmax" | "Hardmax", "axis") => Literal::Int(if opset >= 13 { -1 } else { 1 }),
         ("LayerNormalization" | "RMSNormalization", "axis") => Literal::Int(-1),
-        ("LayerNormalization" | "RMSNormalization" | "BatchNormalization" | "InstanceNormalization", "epsilon") => {
-            Literal::Float(1e-5)
-        }
+        (
+            "LayerNormalization" | "RMSNormalization" | "BatchNormalization" | "InstanceNormalization",
+            "epsilon",
+        ) => Literal::Float(1e-5),
         ("Gelu", "approximate") => text("none"),
         ("Gemm", "alpha" | "beta") => Literal::Float(1.0),
         ("Gemm", "transA" | "transB") => Literal::Int(0),

@@ -49,7 +49,8 @@ fn remove_one(model: &mut Model, at: usize, via: usize, changes: &mut Changes) -
     let Some(output) = outputs.next().filter(|output| !output.is_empty()).cloned() else {
         return Err(SurgeryError::request(format!("node `{name}` ({op}) has no first output")));
     };
-    let read = |output: &String| !output.is_empty() && (!uses.readers(output).is_empty() || uses.is_output(output));
+    let read =
+        |output: &String| !output.is_empty() && (!uses.readers(output).is_empty() || uses.is_output(output));
     if let Some(other) = outputs.find(|output| read(output)) {
         return Err(SurgeryError::request(format!(
             "node `{name}` ({op}) cannot be taken out: its further output `{other}` is read"

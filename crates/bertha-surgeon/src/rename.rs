@@ -99,7 +99,11 @@ pub(crate) fn rename_visible(graph: &mut Graph, old: &str, new: &str) {
             }
         }
     }
-    graph.initializers.iter_mut().filter(|tensor| tensor.name() == old).for_each(|tensor| tensor.set_name(new));
+    graph
+        .initializers
+        .iter_mut()
+        .filter(|tensor| tensor.name() == old)
+        .for_each(|tensor| tensor.set_name(new));
     let sparse = graph.sparse_initializers.iter_mut();
     sparse.filter(|tensor| tensor.name() == old).for_each(|tensor| tensor.set_name(new));
     let values = graph.inputs.iter_mut().chain(&mut graph.outputs).chain(&mut graph.value_infos);

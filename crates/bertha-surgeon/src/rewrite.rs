@@ -206,7 +206,8 @@ fn describe_miss(scope: &Scope<'_, '_>, miss: &NearMiss, within: &str) -> Miss {
 /// What takes the place of a match.
 fn new_nodes(pattern: &Pattern, scope: &Scope<'_, '_>, found: &Found) -> Result<Edit> {
     let state = &found.state;
-    let root_name = scope.graph.nodes.get(found.root).map_or_else(String::new, |node| node_name(node, found.root));
+    let root_name =
+        scope.graph.nodes.get(found.root).map_or_else(String::new, |node| node_name(node, found.root));
     let mut made: BTreeMap<&str, String> = BTreeMap::new();
     let mut edit =
         Edit { removed: found.removed.clone(), nodes: Vec::new(), forwards: Vec::new(), root: found.root };
@@ -236,7 +237,12 @@ fn new_nodes(pattern: &Pattern, scope: &Scope<'_, '_>, found: &Found) -> Result<
             NewValue::Call { op, operands, attributes, .. } => {
                 let inputs = operands.iter().map(|operand| tensor(&made, &operand.name));
                 let mut node = Node {
-                    name: new_name(scope, targets.first().map_or("", |target| &target.name), &outputs, &root_name),
+                    name: new_name(
+                        scope,
+                        targets.first().map_or("", |target| &target.name),
+                        &outputs,
+                        &root_name,
+                    ),
                     inputs: inputs.collect::<Result<_>>()?,
                     outputs: outputs.clone(),
                     domain: op.domain.clone(),
@@ -335,8 +341,11 @@ fn convert_attribute(attribute: AttributeProto, conversion: Conversion) -> Resul
         let whole = numbers.iter().all(|number| number.fract() == 0.0);
         if whole { Ok(()) } else { Err(format!("{literal} is not whole")) }
     };
-    let one = || numbers.first().copied().filter(|_| numbers.len() == 1).ok_or(format!("{literal} is not one number"));
-    let list = |item: &dyn Fn(f64) -> Literal| Literal::List(numbers.iter().map(|number| item(*number)).collect());
+    let one = || {
+        numbers.first().copied().filter(|_| numbers.len() == 1).ok_or(format!("{literal} is not one number"))
+    };
+    let list =
+        |item: &dyn Fn(f64) -> Literal| Literal::List(numbers.iter().map(|number| item(*number)).collect());
     match conversion {
         Conversion::Float => Literal::Float(one()?),
         Conversion::Floats => list(&Literal::Float),

@@ -48,7 +48,8 @@ impl Selection {
             return Err(SurgeryError::request("say which nodes are meant"));
         }
         for wanted in &self.names {
-            let called = |(at, node): &(usize, &Node)| *wanted == node.name || *wanted == node_name(node, *at);
+            let called =
+                |(at, node): &(usize, &Node)| *wanted == node.name || *wanted == node_name(node, *at);
             let found: Vec<_> = graph.nodes.iter().enumerate().filter(called).collect();
             match found[..] {
                 [] => {

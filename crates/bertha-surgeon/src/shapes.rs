@@ -79,15 +79,19 @@ pub fn set_shapes(model: &mut Model, shapes: &[(String, Vec<Length>)]) -> Result
         }
         for (dim, length) in shape.dim.iter().zip(lengths) {
             match &dim.value {
-                Some(dimension::Value::DimParam(symbol)) => match symbols.insert(symbol.clone(), length.clone()) {
-                    Some(other) if other != *length => {
-                        return Err(SurgeryError::request(format!(
-                            "the length `{symbol}` is given two values; name the shapes of all inputs that have it"
-                        )));
+                Some(dimension::Value::DimParam(symbol)) => {
+                    match symbols.insert(symbol.clone(), length.clone()) {
+                        Some(other) if other != *length => {
+                            return Err(SurgeryError::request(format!(
+                                "the length `{symbol}` is given two values; name the shapes of all inputs that have it"
+                            )));
+                        }
+                        _ => {}
                     }
-                    _ => {}
-                },
-                Some(dimension::Value::DimValue(number)) => fixed_changes |= *length != Length::Fixed(*number),
+                }
+                Some(dimension::Value::DimValue(number)) => {
+                    fixed_changes |= *length != Length::Fixed(*number)
+                }
                 None => {}
             }
         }
@@ -185,7 +189,8 @@ fn substitute(value: &mut Value, symbols: &BTreeMap<String, Length>) {
 }
 
 fn edit_shape(value: &mut Value, edit: &mut dyn FnMut(&mut TensorShapeProto)) {
-    if let Some(TypeProto { value: Some(type_proto::Value::TensorType(mut tensor)), denotation }) = value.ty() {
+    if let Some(TypeProto { value: Some(type_proto::Value::TensorType(mut tensor)), denotation }) = value.ty()
+    {
         edit(tensor.shape.get_or_insert_default());
         value.set_type(&TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation });
     }

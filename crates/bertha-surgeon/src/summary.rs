@@ -94,13 +94,22 @@ pub fn summary(model: &Model) -> Summary {
         ir_version: model.ir_version(),
         producer: model.producer(),
         opsets: model.opsets().map(|(name, version)| (domain(name), version)).collect(),
-        inputs: graph.inputs.iter().filter(|value| graph.initializer(value.name()).is_none()).map(port).collect(),
+        inputs: graph
+            .inputs
+            .iter()
+            .filter(|value| graph.initializer(value.name()).is_none())
+            .map(port)
+            .collect(),
         outputs: graph.outputs.iter().map(port).collect(),
         nodes: graph.nodes.len(),
         inner_nodes: all - graph.nodes.len(),
         ops,
         parameters,
-        functions: model.functions.iter().map(|function| crate::names::op(&function.domain, &function.name)).collect(),
+        functions: model
+            .functions
+            .iter()
+            .map(|function| crate::names::op(&function.domain, &function.name))
+            .collect(),
         value_infos: graph.value_infos.len(),
     }
 }
@@ -108,9 +117,10 @@ pub fn summary(model: &Model) -> Summary {
 fn count_parameters(graph: &Graph, parameters: &mut Parameters) {
     for tensor in &graph.initializers {
         let tensor = tensor.proto();
-        let elements = tensor.dims.iter().fold(1u64, |product, dim| {
-            product.saturating_mul(u64::try_from(*dim).unwrap_or(0))
-        });
+        let elements = tensor
+            .dims
+            .iter()
+            .fold(1u64, |product, dim| product.saturating_mul(u64::try_from(*dim).unwrap_or(0)));
         parameters.tensors += 1;
         parameters.elements = parameters.elements.saturating_add(elements);
         let bits = element_bits(tensor.data_type);

@@ -21,7 +21,8 @@ pub(crate) fn proto(ty: &TensorType) -> TypeProto {
         Some(number) => dimension::Value::DimValue(number),
         None => dimension::Value::DimParam(dim.to_string()),
     };
-    let dims = ty.shape.dims().iter().map(|length| Dimension { value: Some(dim(length)), ..Default::default() });
+    let dims =
+        ty.shape.dims().iter().map(|length| Dimension { value: Some(dim(length)), ..Default::default() });
     dense(data_type(ty.dtype) as i32, Some(dims.collect()))
 }
 
@@ -50,7 +51,8 @@ pub(crate) fn values_of(model: &Model, names: &[String]) -> Result<Vec<Value>> {
         let stated = graph.value(name).filter(|value| value.ty().is_some_and(|ty| ty.value.is_some()));
         let constant = || {
             let tensor = graph.initializer(name)?.proto();
-            let length = |dim: &i64| Dimension { value: Some(dimension::Value::DimValue(*dim)), ..Default::default() };
+            let length =
+                |dim: &i64| Dimension { value: Some(dimension::Value::DimValue(*dim)), ..Default::default() };
             Some(value(name, dense(tensor.data_type, Some(tensor.dims.iter().map(length).collect()))))
         };
         match stated.cloned().or_else(constant) {
@@ -82,7 +84,8 @@ pub(crate) fn infer(model: &Model, names: &[String]) -> Result<HashMap<String, R
     if names.is_empty() {
         return Ok(types);
     }
-    let decoded = ModelProto::decode(model.to_bytes()).map_err(|error| SurgeryError::request(error.to_string()))?;
+    let decoded =
+        ModelProto::decode(model.to_bytes()).map_err(|error| SurgeryError::request(error.to_string()))?;
     let uses = Uses::new(&model.graph)?;
     let together = import_types(model, &decoded, &uses, names);
     for name in names {
@@ -90,8 +93,9 @@ pub(crate) fn infer(model: &Model, names: &[String]) -> Result<HashMap<String, R
             Ok(types) => types.get(name).cloned().ok_or_else(|| "the importer dropped it".to_owned()),
             Err(why) if names.len() == 1 => Err(why.clone()),
             // One that cannot be imported does not keep the others from being found.
-            Err(_) => import_types(model, &decoded, &uses, std::slice::from_ref(name))
-                .and_then(|types| types.get(name).cloned().ok_or_else(|| "the importer dropped it".to_owned())),
+            Err(_) => import_types(model, &decoded, &uses, std::slice::from_ref(name)).and_then(|types| {
+                types.get(name).cloned().ok_or_else(|| "the importer dropped it".to_owned())
+            }),
         };
         types.insert(name.clone(), ty);
     }
@@ -113,7 +117,8 @@ fn import_types(
         at += 1;
         needed.contains(&(at - 1))
     });
-    graph.output = names.iter().map(|name| ValueInfoProto { name: name.clone(), ..Default::default() }).collect();
+    graph.output =
+        names.iter().map(|name| ValueInfoProto { name: name.clone(), ..Default::default() }).collect();
     let options = ImportOptions { task: None, companions: false };
     let imported = import_model(&part, model.path(), &options).map_err(|error| error.to_string())?;
     let outputs = imported.graph.outputs().iter();

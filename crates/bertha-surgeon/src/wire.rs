@@ -37,16 +37,6 @@ impl Field {
         Field::bytes(number, &message.encode_to_vec())
     }
 
-    /// A field that holds an integer.
-    #[allow(dead_code)]
-    pub(crate) fn varint(number: u32, value: u64) -> Field {
-        let mut raw = BytesMut::with_capacity(12);
-        put_varint(&mut raw, u64::from(number) << 3 | u64::from(VARINT));
-        let start = raw.len();
-        put_varint(&mut raw, value);
-        Field { number, wire_type: VARINT, raw: raw.freeze(), start }
-    }
-
     /// The value of a field of bytes; an empty one for other wire types.
     pub(crate) fn value(&self) -> Bytes {
         if self.wire_type == DELIMITED { self.raw.slice(self.start..) } else { Bytes::new() }
@@ -67,10 +57,6 @@ impl Field {
     pub(crate) fn integer(&self) -> u64 {
         let mut value = &self.raw[self.start..];
         if self.wire_type == VARINT { varint(&mut value).unwrap_or(0) } else { 0 }
-    }
-
-    pub(crate) fn is_delimited(&self) -> bool {
-        self.wire_type == DELIMITED
     }
 
     /// Key and value as they stand in the file.
@@ -106,7 +92,9 @@ pub(crate) fn fields(message: &Bytes) -> Result<Vec<Field>, String> {
                 start = position(rest);
                 usize::try_from(length).unwrap_or(usize::MAX)
             }
-            other => return Err(format!("field {number} has the wire type {other}, which ONNX does not use")),
+            other => {
+                return Err(format!("field {number} has the wire type {other}, which ONNX does not use"));
+            }
         };
         rest = rest.get(length..).ok_or_else(|| format!("field {number} is cut off"))?;
         let raw = message.slice(begin..position(rest));

@@ -30,7 +30,8 @@ fn unknown_fields_odd_orders_and_explicit_defaults_come_back() {
     ]
     .concat();
     let second = [field(1, b"y"), field(2, b"z"), field(4, b"Odd"), field(7, b"vendor.ops")].concat();
-    let tensor = [field(8, b"w"), varint(2, 1), varint(1, 1), field(9, &[0, 0, 128, 63]), unknown.clone()].concat();
+    let tensor =
+        [field(8, b"w"), varint(2, 1), varint(1, 1), field(9, &[0, 0, 128, 63]), unknown.clone()].concat();
     let value = |name: &[u8]| [field(1, name), unknown.clone()].concat();
     let graph = [
         unknown.clone(),

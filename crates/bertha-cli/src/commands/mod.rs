@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod rerank;
 pub(crate) mod run;
 pub(crate) mod sparse;
+pub(crate) mod surgeon;
 pub(crate) mod tag;
 
 mod fusions;
@@ -36,6 +37,8 @@ pub(crate) enum Failure {
     Text(#[from] TextError),
     #[error(transparent)]
     Import(#[from] ImportError),
+    #[error(transparent)]
+    Surgery(#[from] bertha_surgeon::SurgeryError),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -49,7 +52,11 @@ impl Failure {
         match self {
             Failure::Usage(_) => 2,
             Failure::Differs(_) => 3,
-            Failure::Model(_) | Failure::Text(_) | Failure::Import(_) | Failure::Other(_) => 1,
+            Failure::Model(_)
+            | Failure::Text(_)
+            | Failure::Import(_)
+            | Failure::Surgery(_)
+            | Failure::Other(_) => 1,
         }
     }
 }

@@ -24,7 +24,8 @@ impl Matcher<'_, '_, '_, '_> {
 
     fn condition(&self, condition: &Condition, state: &State) -> Result<(), Failed> {
         let failed = |variable: &str, found: String| {
-            let place = state.tensors.get(variable).map_or_else(|| variable.to_owned(), |tensor| self.place(tensor));
+            let place =
+                state.tensors.get(variable).map_or_else(|| variable.to_owned(), |tensor| self.place(tensor));
             (place, format!("`{}` does not hold: {found}", condition.text))
         };
         match &condition.kind {
@@ -37,7 +38,9 @@ impl Matcher<'_, '_, '_, '_> {
                 Ok(())
             }
             ConditionKind::OneOf { variable, values } => {
-                let Some(side) = self.side(&Operand::Variable(variable.clone()), state).map_err(|why| failed(variable, why))?
+                let Some(side) = self
+                    .side(&Operand::Variable(variable.clone()), state)
+                    .map_err(|why| failed(variable, why))?
                 else {
                     return Ok(());
                 };
@@ -55,7 +58,9 @@ impl Matcher<'_, '_, '_, '_> {
                 let (Some(left), Some(right)) = (of(left)?, of(right)?) else { return Ok(()) };
                 match compare(&left, *comparison, &right) {
                     Some(true) => Ok(()),
-                    Some(false) => Err(failed(variable, format!("{} is compared with {}", left.literal, right.literal))),
+                    Some(false) => {
+                        Err(failed(variable, format!("{} is compared with {}", left.literal, right.literal)))
+                    }
                     None => Err(failed(
                         variable,
                         format!("{} and {} cannot be compared so", left.literal, right.literal),
@@ -74,10 +79,14 @@ impl Matcher<'_, '_, '_, '_> {
         match fact {
             Fact::Shared => Ok(()),
             Fact::Not(inner) => holds(self.fact(inner, tensor).is_err(), format!("`{tensor}` is just that")),
-            Fact::Constant => holds(self.scope.constant(tensor).is_some(), format!("`{tensor}` is no constant")),
+            Fact::Constant => {
+                holds(self.scope.constant(tensor).is_some(), format!("`{tensor}` is no constant"))
+            }
             Fact::Scalar => {
                 let dims = shape()?.dim;
-                let one = |dim: &bertha_import::onnx::proto::Dimension| dim.value == Some(dimension::Value::DimValue(1));
+                let one = |dim: &bertha_import::onnx::proto::Dimension| {
+                    dim.value == Some(dimension::Value::DimValue(1))
+                };
                 holds(dims.iter().all(one), format!("`{tensor}` has more than one element"))
             }
             Fact::Rank(rank) => {

@@ -15,8 +15,21 @@ impl Matcher<'_, '_, '_, '_> {
         let bound = |variable: &String| state.tensors.get(variable).map(String::as_str);
         let replaced: HashSet<&str> = match self.pattern.replacement.is_empty() {
             // Nothing is replaced: the last statement's results count as such.
-            true => self.pattern.statements.last().into_iter().flat_map(|statement| &statement.targets).filter_map(|target| bound(&target.name)).collect(),
-            false => self.pattern.replacement.iter().flat_map(|node| &node.targets).filter_map(|target| bound(&target.name)).collect(),
+            true => self
+                .pattern
+                .statements
+                .last()
+                .into_iter()
+                .flat_map(|statement| &statement.targets)
+                .filter_map(|target| bound(&target.name))
+                .collect(),
+            false => self
+                .pattern
+                .replacement
+                .iter()
+                .flat_map(|node| &node.targets)
+                .filter_map(|target| bound(&target.name))
+                .collect(),
         };
         // What the new nodes read of the match has to stay.
         let wanted: HashSet<&str> = self
@@ -63,7 +76,12 @@ impl Matcher<'_, '_, '_, '_> {
         }
     }
 
-    fn outside_reader(&self, tensor: &str, removed: &BTreeSet<usize>, wanted: &HashSet<&str>) -> Option<String> {
+    fn outside_reader(
+        &self,
+        tensor: &str,
+        removed: &BTreeSet<usize>,
+        wanted: &HashSet<&str>,
+    ) -> Option<String> {
         if wanted.contains(tensor) {
             return Some("what takes the place of the match".into());
         }

@@ -98,7 +98,8 @@ fn may_start(pattern: &Pattern, expression: &Expression, node: &Node) -> bool {
     match expression {
         Expression::Call(call) => {
             fits_op(call, node)
-                || call.optional && call.operands.first().is_some_and(|operand| may_start(pattern, operand, node))
+                || call.optional
+                    && call.operands.first().is_some_and(|operand| may_start(pattern, operand, node))
         }
         Expression::Either(alternatives) => alternatives.iter().any(|one| may_start(pattern, one, node)),
         Expression::Variable(named) => match pattern.definition(&named.name) {
@@ -215,7 +216,9 @@ impl Matcher<'_, '_, '_, '_> {
             let mut states = self.tensor(&statement.expression, tensor, state);
             for state in &mut states {
                 let producer = self.scope.uses.producer(tensor).map(|(node, _)| node);
-                if let Some(node) = producer.filter(|node| state.nodes.contains(node) && !before.contains(node)) {
+                if let Some(node) =
+                    producer.filter(|node| state.nodes.contains(node) && !before.contains(node))
+                {
                     state.statements.insert(at, node);
                 }
             }
@@ -249,7 +252,11 @@ impl Matcher<'_, '_, '_, '_> {
     fn tensor(&mut self, expression: &Expression, tensor: &str, mut state: State) -> Vec<State> {
         self.steps += 1;
         if self.steps > MAX_STEPS {
-            self.fail(&state, &self.place(tensor), "there are too many ways to match: make the pattern stricter".into());
+            self.fail(
+                &state,
+                &self.place(tensor),
+                "there are too many ways to match: make the pattern stricter".into(),
+            );
             return Vec::new();
         }
         match expression {
@@ -352,7 +359,8 @@ impl Matcher<'_, '_, '_, '_> {
         while inputs.last().is_some_and(|input| input.is_empty()) {
             inputs.pop();
         }
-        let fits = if call.open { inputs.len() >= call.operands.len() } else { inputs.len() == call.operands.len() };
+        let fits =
+            if call.open { inputs.len() >= call.operands.len() } else { inputs.len() == call.operands.len() };
         if !fits {
             let more = if call.open { " or more" } else { "" };
             let why = format!("it has {} operands, not {}{more}", inputs.len(), call.operands.len());
@@ -399,7 +407,8 @@ impl Matcher<'_, '_, '_, '_> {
             (None, Some(index)) => {
                 let tensor = &node.inputs[index];
                 let elements = self.scope.elements(tensor);
-                let elements = elements.ok_or_else(|| format!("its operand `{name}` is no small constant"))?;
+                let elements =
+                    elements.ok_or_else(|| format!("its operand `{name}` is no small constant"))?;
                 Some(as_attribute(name, &elements))
             }
             (None, None) if own => ops::default_of(&node.op_type, name, self.scope.opset())
@@ -413,7 +422,9 @@ impl Matcher<'_, '_, '_, '_> {
                 None => Err(format!("it has no attribute `{name}`")),
             };
         };
-        let Some(value) = value else { return Err(format!("it has no attribute `{name}`; {literal} was expected")) };
+        let Some(value) = value else {
+            return Err(format!("it has no attribute `{name}`; {literal} was expected"));
+        };
         let rank = || node.inputs.first().and_then(|input| self.scope.rank(input));
         let found = Literal::of_attribute(&value);
         let same = found.as_ref().is_some_and(|found| {
@@ -438,7 +449,8 @@ impl Matcher<'_, '_, '_, '_> {
         let close = |(found, wanted): (&f64, &f64)| is_close(*found, *wanted, elements.tolerance);
         match wanted {
             Some(wanted)
-                if wanted.len() == elements.numbers.len() && elements.numbers.iter().zip(&wanted).all(close) =>
+                if wanted.len() == elements.numbers.len()
+                    && elements.numbers.iter().zip(&wanted).all(close) =>
             {
                 Ok(())
             }
@@ -449,7 +461,8 @@ impl Matcher<'_, '_, '_, '_> {
 
 /// A short constant in words.
 pub(crate) fn describe(elements: &Elements) -> String {
-    let number = |number: &f64| if elements.whole { format!("{number}") } else { format!("{}", *number as f32) };
+    let number =
+        |number: &f64| if elements.whole { format!("{number}") } else { format!("{}", *number as f32) };
     match &elements.numbers[..] {
         [one] if elements.dims.is_empty() => number(one),
         numbers if numbers.len() <= 8 => {

@@ -34,7 +34,9 @@ impl<'m> Knowledge<'m> {
         self.inferred.get_or_init(|| {
             let Ok(decoded) = ModelProto::decode(self.model.to_bytes()) else { return HashMap::new() };
             let options = ImportOptions { task: None, companions: false };
-            let Ok(imported) = import_model(&decoded, self.model.path(), &options) else { return HashMap::new() };
+            let Ok(imported) = import_model(&decoded, self.model.path(), &options) else {
+                return HashMap::new();
+            };
             let mut found = HashMap::new();
             for tensor in imported.graph.tensors() {
                 if let Some(type_proto::Value::TensorType(ty)) = types::proto(&tensor.ty).value {
@@ -74,7 +76,12 @@ impl<'m, 'o> Scope<'m, 'o> {
             uses: Uses::new(graph)?,
             knowledge,
             outer,
-            initializers: graph.initializers.iter().enumerate().map(|(at, tensor)| (tensor.name(), at)).collect(),
+            initializers: graph
+                .initializers
+                .iter()
+                .enumerate()
+                .map(|(at, tensor)| (tensor.name(), at))
+                .collect(),
             inputs: graph.inputs.iter().map(Value::name).filter(|_| overridable).collect(),
             values: all.map(|value| (value.name(), value)).collect(),
             opset: knowledge.model.opset("").unwrap_or(1),
@@ -83,7 +90,11 @@ impl<'m, 'o> Scope<'m, 'o> {
     }
 
     /// The body of a function, of whose inputs nothing is known. `opset` is the version of ONNX's own operators in it.
-    pub(crate) fn of_function(body: &'m Graph, knowledge: &'o Knowledge<'m>, opset: i64) -> crate::Result<Self> {
+    pub(crate) fn of_function(
+        body: &'m Graph,
+        knowledge: &'o Knowledge<'m>,
+        opset: i64,
+    ) -> crate::Result<Self> {
         Ok(Scope { opset, is_function: true, ..Scope::new(body, knowledge, None)? })
     }
 
@@ -177,7 +188,8 @@ pub(crate) struct Elements {
 }
 
 fn elements(tensor: &TensorProto, externals: &ExternalFiles) -> Option<Elements> {
-    let count = tensor.dims.iter().try_fold(1usize, |product, dim| product.checked_mul(usize::try_from(*dim).ok()?));
+    let count =
+        tensor.dims.iter().try_fold(1usize, |product, dim| product.checked_mul(usize::try_from(*dim).ok()?));
     if count? > MAX_COMPARED {
         return None;
     }

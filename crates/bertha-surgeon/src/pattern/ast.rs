@@ -184,7 +184,10 @@ pub(crate) enum NewValue {
 pub(crate) enum NewAttribute {
     Literal(Literal),
     /// What a variable stands for, converted where asked.
-    Variable { variable: Named, conversion: Option<Conversion> },
+    Variable {
+        variable: Named,
+        conversion: Option<Conversion>,
+    },
 }
 
 /// How a constant becomes an attribute.

@@ -53,7 +53,10 @@ pub(super) fn pattern(
                 (None, _) => {
                     return wrong(
                         condition.place,
-                        format!("the condition is about `{variable}`, which the pattern does not define; {}", known()),
+                        format!(
+                            "the condition is about `{variable}`, which the pattern does not define; {}",
+                            known()
+                        ),
                     );
                 }
                 (Some(Meaning::Attribute), ConditionKind::Facts { .. }) => {
@@ -130,7 +133,10 @@ pub(super) fn pattern(
     Ok(pattern)
 }
 
-fn meanings(source: &Source<'_>, statements: &[Statement]) -> Result<BTreeMap<String, Meaning>, PatternError> {
+fn meanings(
+    source: &Source<'_>,
+    statements: &[Statement],
+) -> Result<BTreeMap<String, Meaning>, PatternError> {
     let mut names = BTreeMap::new();
     for target in statements.iter().flat_map(|statement| &statement.targets) {
         if names.insert(target.name.clone(), Meaning::Defined).is_some() {
@@ -138,16 +144,22 @@ fn meanings(source: &Source<'_>, statements: &[Statement]) -> Result<BTreeMap<St
         }
     }
     for statement in statements {
-        if let ([_, second, ..], Expression::Any | Expression::Variable(_) | Expression::Literal(_) | Expression::Either(_)) =
-            (&statement.targets[..], &statement.expression)
+        if let (
+            [_, second, ..],
+            Expression::Any | Expression::Variable(_) | Expression::Literal(_) | Expression::Either(_),
+        ) = (&statement.targets[..], &statement.expression)
         {
-            return Err(source.error(second.place, "several results come from one node only, as in `a, b = Split(x)`"));
+            return Err(source
+                .error(second.place, "several results come from one node only, as in `a, b = Split(x)`"));
         }
         let mut failed = None;
         statement.expression.visit(&mut |expression| match expression {
             Expression::Variable(named) => {
                 if *names.entry(named.name.clone()).or_insert(Meaning::Free) == Meaning::Attribute {
-                    failed = Some((named.place, format!("`{}` is an attribute's value, not a tensor", named.name)));
+                    failed = Some((
+                        named.place,
+                        format!("`{}` is an attribute's value, not a tensor", named.name),
+                    ));
                 }
             }
             Expression::Call(call) => {
@@ -162,7 +174,10 @@ fn meanings(source: &Source<'_>, statements: &[Statement]) -> Result<BTreeMap<St
                 for (_, attribute) in &call.attributes {
                     let AttributePattern::Capture(named) = attribute else { continue };
                     if *names.entry(named.name.clone()).or_insert(Meaning::Attribute) != Meaning::Attribute {
-                        failed = Some((named.place, format!("`{}` is a tensor, not an attribute's value", named.name)));
+                        failed = Some((
+                            named.place,
+                            format!("`{}` is a tensor, not an attribute's value", named.name),
+                        ));
                     }
                 }
             }

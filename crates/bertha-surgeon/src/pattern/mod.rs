@@ -15,7 +15,7 @@
 //!   gamma: constant, rank 1; beta: constant, rank 1
 //!   epsilon < 0.01
 //! replace
-//!   y = bertha::LayerNorm(x, gamma, beta) { axis = -1, epsilon = epsilon }
+//!   y = bertha.plugins::LayerNorm(x, gamma, beta) { axis = -1, epsilon = epsilon }
 //! ```
 //!
 //! - A statement `name = Op(operands, attribute=value)` describes a node. A name that no statement defines stands for any

@@ -1,8 +1,8 @@
 //! From words to patterns.
 
 use super::ast::{
-    AttributePattern, Call, Comparison, Condition, ConditionKind, Conversion, Expression, Fact, Named, NewAttribute,
-    NewNode, NewValue, OpName, Operand, Pattern, Statement,
+    AttributePattern, Call, Comparison, Condition, ConditionKind, Conversion, Expression, Fact, Named,
+    NewAttribute, NewNode, NewValue, OpName, Operand, Pattern, Statement,
 };
 use super::check;
 use super::token::{Kind, Place, Source, Token, tokens};
@@ -174,7 +174,11 @@ impl Parser<'_> {
         if self.is_word("replace") {
             return Err(self.source.error(self.place(), "`replace` stands once, at the end of a pattern"));
         }
-        check::pattern(&self.source, start, Pattern { name, statements, conditions, replacement, roots: Vec::new() })
+        check::pattern(
+            &self.source,
+            start,
+            Pattern { name, statements, conditions, replacement, roots: Vec::new() },
+        )
     }
 
     fn targets(&mut self) -> Result<Vec<Named>> {
@@ -370,11 +374,10 @@ impl Parser<'_> {
     }
 
     fn fact(&mut self) -> Result<Fact> {
-        const FACTS: &str =
-            "`constant`, `scalar`, `rank N`, `shape [...]`, an element type such as `float32`, `shared`, or `not`";
+        const FACTS: &str = "`constant`, `scalar`, `rank N`, `shape [...]`, an element type such as `float32`, `shared`, or `not`";
         const TYPES: [&str; 14] = [
-            "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64", "uint32",
-            "uint16", "uint8", "bool", "string",
+            "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64",
+            "uint32", "uint16", "uint8", "bool", "string",
         ];
         if self.is_word("not") {
             self.at += 1;
@@ -474,7 +477,9 @@ impl Parser<'_> {
         while !self.takes("}") {
             let name = self.name("an attribute as `name = value`, or `}`")?;
             if attributes.iter().any(|(other, _)| *other == name.name) {
-                return Err(self.source.error(name.place, format!("attribute `{}` is given twice", name.name)));
+                return Err(self
+                    .source
+                    .error(name.place, format!("attribute `{}` is given twice", name.name)));
             }
             self.expect("=", "`=` after the attribute's name")?;
             attributes.push((name.name, self.new_attribute()?));
@@ -500,8 +505,9 @@ impl Parser<'_> {
             "ints" => Conversion::Ints,
             "tensor" => Conversion::Tensor,
             other => {
-                let message =
-                    format!("expected float(...), int(...), floats(...), ints(...) or tensor(...), found `{other}`");
+                let message = format!(
+                    "expected float(...), int(...), floats(...), ints(...) or tensor(...), found `{other}`"
+                );
                 return Err(self.source.error(variable.place, message));
             }
         };

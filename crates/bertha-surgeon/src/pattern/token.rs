@@ -49,8 +49,8 @@ impl Kind {
 
 /// The longest first, so that `==` is not read as two `=`.
 const SIGNS: [&str; 24] = [
-    "...", "::", "==", "!=", "<=", ">=", "(", ")", "[", "]", "{", "}", ",", ":", ";", "=", "<", ">", "|", "?", "@",
-    "≠", "≤", "≥",
+    "...", "::", "==", "!=", "<=", ">=", "(", ")", "[", "]", "{", "}", ",", ":", ";", "=", "<", ">", "|",
+    "?", "@", "≠", "≤", "≥",
 ];
 
 /// A text and what it is called in messages.
@@ -199,7 +199,8 @@ fn name_length(text: &str) -> usize {
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         let inside = c.is_alphanumeric() || c == '_';
-        let joins = matches!(c, '.' | '-') && chars.peek().is_some_and(|(_, next)| next.is_alphanumeric() || *next == '_');
+        let joins = matches!(c, '.' | '-')
+            && chars.peek().is_some_and(|(_, next)| next.is_alphanumeric() || *next == '_');
         if !inside && !joins {
             return at;
         }
