@@ -5,11 +5,15 @@
     kernel(grid, block, shared, [tensor, 3, 1e-12])  # on torch's current stream; int is i32, float is f32
 
 Compiling needs no GPU: the wheels of nvidia-cuda-nvrtc and cuda-bindings do. A kernel is the one `extern "C"` function
-of its file; its name is the file's.
+of its file; its name is the file's. With the environment variable KERNEL_CACHE, a folder, what was compiled once is
+taken from there: it can be filled on a machine without a GPU.
 """
 
 import ctypes
+import hashlib
+import os
 import pathlib
+import pickle
 import re
 
 KERNELS = pathlib.Path(__file__).resolve().parents[2] / "crates" / "bertha-cuda" / "kernels"
@@ -44,7 +48,13 @@ def checked(result):
 def compile(file, macros, architecture):
     """The cubin of a kernel file for `architecture` ("75", "90a"), and a report: registers, spilled bytes, shared."""
     source = (KERNELS / file).read_text()
-    headers = {path.name: path.read_text() for path in KERNELS.glob("*.cuh")}
+    headers = {path.name: path.read_text() for path in sorted(KERNELS.glob("*.cuh"))}
+    cache = os.environ.get("KERNEL_CACHE")
+    if cache:
+        key = repr((source, headers, sorted(macros.items()), architecture)).encode()
+        cached = pathlib.Path(cache, hashlib.sha256(key).hexdigest()[:32])
+        if cached.exists():
+            return pickle.loads(cached.read_bytes())
     program = checked(
         nvrtc.nvrtcCreateProgram(
             source.encode(),
@@ -74,6 +84,8 @@ def compile(file, macros, architecture):
         "shared": sum(int(n) for n in re.findall(r"(\d+) bytes smem", log)),
         "warnings": [line for line in log.splitlines() if "warning" in line.lower()],
     }
+    if cache:
+        cached.write_bytes(pickle.dumps((cubin, report)))
     return cubin, report
 
 
