@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Rerank(RerankArgs),
     /// Turn each text into weighted vocabulary words (SPLADE).
     Sparse(SparseArgs),
+    /// Turn each text into token ids, as the model takes them.
+    Tokenize(TokenizeArgs),
     /// Run named tensors from an .npz file.
     Run(RunArgs),
     /// Compile a model into one engine file.
@@ -169,6 +171,21 @@ pub(crate) struct SparseArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) run: RunOptions,
+    #[command(flatten)]
+    pub(crate) texts: Texts,
+}
+
+#[derive(Args)]
+pub(crate) struct TokenizeArgs {
+    /// The model; without it, the small English model that comes with Bertha.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// Also write input_ids, attention_mask and token_type_ids, padded, for `bertha run` and others.
+    #[arg(short, long, value_name = "FILE.npz")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print JSON: for each text {ids, tokens, types, offsets, truncated}.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) texts: Texts,
 }

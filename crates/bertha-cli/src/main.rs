@@ -34,6 +34,7 @@ fn dispatch(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Tag(args) => commands::tag::run(args),
         Command::Rerank(args) => commands::rerank::run(args),
         Command::Sparse(args) => commands::sparse::run(args),
+        Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Run(args) => commands::run::run(args),
         Command::Build(args) => commands::build::run(args, verbose),
         Command::Inspect(args) => commands::inspect::run(args),

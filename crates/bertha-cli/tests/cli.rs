@@ -340,6 +340,28 @@ fn every_unsupported_node_is_listed_at_once() {
 }
 
 #[test]
+fn token_ids_go_from_a_text_to_a_file_to_a_run() {
+    let work = Work::new();
+    let (model, file) = (work.model("bert_encoder"), work.path("in.npz"));
+    let texts = ["hello world", "hello"];
+    let run = |args: &[&str]| bertha(&[&["tokenize", "--model", &model], args, &texts].concat());
+    let tokens = run(&["--json"]).json();
+    assert_eq!(keys(&tokens[0]), ["ids", "tokens", "types", "offsets", "truncated"]);
+    assert_eq!(array(&tokens[0]["ids"]).len(), array(&tokens[1]["ids"]).len() + 1);
+    let printed = run(&["-o", &file]).succeeds().stdout.clone();
+    assert!(printed.lines().count() == 2 && printed.contains("hello="), "{printed}");
+    let tensors = read_npz(std::path::Path::new(&file)).unwrap();
+    let of =
+        |name: &str| tensors.iter().find(|(n, _)| n == name).unwrap().1.as_slice::<i64>().unwrap().to_vec();
+    let ids = of("input_ids");
+    assert_eq!(ids[0], tokens[0]["ids"][0].as_i64().unwrap());
+    assert_eq!((ids.last(), of("attention_mask").iter().sum::<i64>()), (Some(&0), ids.len() as i64 - 1));
+    let out = work.path("out.npz");
+    bertha(&["run", &model, "--inputs", &file, "--outputs", &out]).succeeds();
+    assert!(!read_npz(std::path::Path::new(&out)).unwrap().is_empty());
+}
+
+#[test]
 fn the_compiler_shows_its_work() {
     let work = Work::new();
     let (model, onnx) = (work.bare_model("bert_encoder"), work.path("model.onnx"));
@@ -408,6 +430,7 @@ fn every_command_explains_itself() {
         "tag",
         "rerank",
         "sparse",
+        "tokenize",
         "run",
         "build",
         "inspect",

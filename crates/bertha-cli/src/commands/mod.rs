@@ -14,6 +14,7 @@ pub(crate) mod run;
 pub(crate) mod sparse;
 pub(crate) mod surgeon;
 pub(crate) mod tag;
+pub(crate) mod tokenize;
 
 mod fusions;
 mod onnxruntime;
