@@ -27,7 +27,7 @@ fn name_of(path: &Path) -> String {
 }
 
 fn load_model(path: &Path) -> Model {
-    import(path, &ImportOptions { task: None, companions: false }).unwrap()
+    import(path, &ImportOptions { companions: false, ..Default::default() }).unwrap()
 }
 
 fn load(path: &Path) -> Graph {

@@ -42,7 +42,7 @@ fn exports_end_as_the_checkpoint_does() {
         let checkpoint = optimized(&checkpoint, &folder);
         let expected = checkpoint.graph.to_text_canonical();
         for path in exports(&folder) {
-            let options = onnx::ImportOptions { task: None, companions: false };
+            let options = onnx::ImportOptions { companions: false, ..Default::default() };
             let export = optimized(&onnx::import(&path, &options).unwrap(), &path);
             assert_eq!(export.graph.to_text_canonical(), expected, "{}", path.display());
             assert_eq!(export.info.position_ids, checkpoint.info.position_ids, "{}", path.display());

@@ -365,6 +365,17 @@ impl<'a, T> Disjoint<'a, T> {
     }
 }
 
+/// Kernels of plugins share the session's threads.
+impl bertha_graph::plugin::Parallel for Pool {
+    fn threads(&self) -> usize {
+        Pool::threads(self)
+    }
+
+    fn run(&mut self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        Pool::run(self, tasks, |part| task(part.index));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;

@@ -1,11 +1,13 @@
 //! The graph: tensors, and nodes that compute them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::error::GraphError;
 use crate::op::Op;
+use crate::plugin::PluginDef;
 use crate::rules::{self, Fact};
 use crate::shape::TensorType;
 use crate::tensor::TensorData;
@@ -289,6 +291,27 @@ impl Graph {
     /// Sum of the bytes of all constants.
     pub fn constant_bytes(&self) -> usize {
         self.tensors.iter().filter_map(Tensor::constant).map(|data| data.bytes().len()).sum()
+    }
+
+    /// The plugins that its nodes use, those of branches included, each once.
+    pub fn plugins(&self) -> Vec<Arc<PluginDef>> {
+        fn collect(graph: &Graph, found: &mut Vec<Arc<PluginDef>>) {
+            for node in &graph.nodes {
+                match &node.op {
+                    Op::Plugin(plugin) if !found.iter().any(|def| Arc::ptr_eq(def, plugin.def())) => {
+                        found.push(plugin.def().clone());
+                    }
+                    Op::If { then_branch, else_branch } => {
+                        collect(then_branch, found);
+                        collect(else_branch, found);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut found = Vec::new();
+        collect(self, &mut found);
+        found
     }
 
     /// The element type of a tensor.

@@ -15,6 +15,7 @@ mod graph;
 pub mod interp;
 mod model;
 mod op;
+pub mod plugin;
 mod renaming;
 pub mod rules;
 mod shape;

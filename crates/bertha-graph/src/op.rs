@@ -4,13 +4,12 @@
 //! opsets say by attribute comes as an input, and the importer translates), and encoder operations, which say in
 //! one node what an expert would write. Adding a variant makes the compiler list every place to touch.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 pub use crate::conv::{ConvAttrs, ConvPadding};
 use crate::dtype::DType;
 use crate::graph::Graph;
+use crate::plugin::PluginOp;
 use crate::tensor::TensorData;
 
 /// What a node computes. Inputs and outputs are positional; optional inputs may be absent.
@@ -237,7 +236,7 @@ pub enum Op {
 
     // ---- open end ----------------------------------------------------------------------------------------------
     /// A named operation that is not built in.
-    Plugin(PluginRef),
+    Plugin(PluginOp),
 }
 
 /// Functions of one element.
@@ -415,29 +414,6 @@ pub struct AttentionAttrs {
     pub scores_mode: u8,
     /// Element type in which softmax is computed, when it is not that of the inputs.
     pub softmax_precision: Option<DType>,
-}
-
-/// A plugin's name, version and fields.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PluginRef {
-    /// The plugin's registered name.
-    pub name: String,
-    /// Its version; engines name the one they were built with.
-    pub version: u32,
-    /// Typed fields by name.
-    pub fields: BTreeMap<String, Field>,
-}
-
-/// A value of a plugin's field.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum Field {
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Ints(Vec<i64>),
-    Floats(Vec<f64>),
 }
 
 impl Op {

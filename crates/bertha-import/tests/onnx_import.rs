@@ -361,7 +361,7 @@ fn the_task_shows_in_names_and_shapes() {
     assert_eq!(task(&[("start_logits", &["b", "s"]), ("end_logits", &["b", "s"])]), Task::QuestionAnswering);
     let info = with_outputs(&[("last_hidden_state", &["b", "s", "32"]), ("pooler_output", &["b", "32"])]);
     assert_eq!((info.task, info.hidden), (Task::Encoder, Some(32)));
-    let options = ImportOptions { task: Some(Task::MaskedLm), companions: false };
+    let options = ImportOptions { task: Some(Task::MaskedLm), companions: false, ..ImportOptions::default() };
     let model = model(graph(vec![node("Neg", &["x"], &["y"])], vec![floats("x")], &["y"]));
     let told = onnx::import_model(&model, "model.onnx", &options).unwrap();
     assert_eq!(told.info.task, Task::MaskedLm);

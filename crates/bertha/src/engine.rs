@@ -7,6 +7,7 @@ use bertha_compile::{Log, optimize, optimize_model_with};
 use bertha_cpu::CpuModel;
 use bertha_cpu::isa::Isa;
 use bertha_engine::EngineFile;
+use bertha_graph::plugin::PluginSet;
 use bertha_graph::{Graph, Interface, Model, ModelInfo};
 use bytes::Bytes;
 
@@ -26,11 +27,23 @@ pub struct Options {
     pub stop_after: Option<usize>,
     /// Passes of the compiler to leave out, by name ([`pass_names`](crate::pass_names)).
     pub without: Vec<String>,
+    /// The plugins that models may use; see [`bertha_plugin::load`].
+    pub plugins: PluginSet,
+    /// Whether an engine file may run with another build of a plugin's library than the one it was built with; there
+    /// is a notice then. Without it that is an error.
+    pub any_plugin_build: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { isa: None, optimize: true, stop_after: None, without: Vec::new() }
+        Options {
+            isa: None,
+            optimize: true,
+            stop_after: None,
+            without: Vec::new(),
+            plugins: PluginSet::new(),
+            any_plugin_build: false,
+        }
     }
 }
 
@@ -94,7 +107,7 @@ impl Engine {
         let path = path.as_ref();
         match source_of(path)? {
             Source::Engine => sections::load(path, options),
-            source => Self::compile(import_from(path, source)?, options),
+            source => Self::compile(import_from(path, source, &options.plugins)?, options),
         }
     }
 

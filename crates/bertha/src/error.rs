@@ -43,6 +43,17 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
+    /// An engine file needs plugins that are not loaded, or other builds of them.
+    #[error("{}: {}", path.display(), problems.join("; "))]
+    Plugins {
+        /// The engine file.
+        path: PathBuf,
+        /// One sentence for each plugin.
+        problems: Vec<String>,
+    },
+    /// A plugin's library could not be loaded.
+    #[error(transparent)]
+    PluginLibrary(#[from] bertha_plugin::LoadError),
     /// A run failed.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -43,6 +43,7 @@ pub mod compare;
 mod engine;
 mod error;
 mod open;
+mod plugins;
 mod sections;
 mod session;
 
@@ -53,7 +54,9 @@ pub use bertha_engine as engine_file;
 pub use bertha_graph as graph;
 pub use bertha_graph::{DType, Interface, Model, ModelInfo, PositionIds, Task, TensorData, output};
 pub use bertha_import as import;
+pub use bertha_plugin as plugin;
 pub use engine::{Engine, Options};
 pub use error::Error;
 pub use open::{import_model, is_engine_file};
+pub use plugins::{LibraryRecord, PluginRecord, plugin_records};
 pub use session::Session;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bertha_graph::Model;
+use bertha_graph::plugin::PluginSet;
 use bertha_import::{hf, onnx};
 
 use crate::error::Error;
@@ -48,19 +49,23 @@ fn starts_like_an_engine(path: &Path) -> bool {
         && start == bertha_engine::MAGIC
 }
 
-/// Imports a checkpoint folder or an ONNX file, and compiles nothing: the graph as the source has it.
+/// Imports a checkpoint folder or an ONNX file, and compiles nothing: the graph as the source has it, with nodes
+/// that `plugins` answer to as these.
 ///
 /// # Errors
 /// When the path holds neither, or what it holds cannot be imported.
-pub fn import_model(path: impl AsRef<Path>) -> Result<Model, Error> {
+pub fn import_model(path: impl AsRef<Path>, plugins: &PluginSet) -> Result<Model, Error> {
     let path = path.as_ref();
-    import_from(path, source_of(path)?)
+    import_from(path, source_of(path)?, plugins)
 }
 
-pub(crate) fn import_from(path: &Path, source: Source) -> Result<Model, Error> {
+pub(crate) fn import_from(path: &Path, source: Source, plugins: &PluginSet) -> Result<Model, Error> {
     Ok(match source {
         Source::Checkpoint => hf::import(path, &hf::ImportOptions::default())?,
-        Source::Onnx => onnx::import(path, &onnx::ImportOptions::default())?,
+        Source::Onnx => onnx::import(
+            path,
+            &onnx::ImportOptions { plugins: plugins.clone(), ..onnx::ImportOptions::default() },
+        )?,
         Source::Engine => {
             return Err(Error::NotAModel {
                 path: path.to_owned(),

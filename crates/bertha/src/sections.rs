@@ -6,11 +6,13 @@ use std::path::Path;
 use bertha_compile::Log;
 use bertha_cpu::{CpuModel, Memory, PackedEntry, PackedStore};
 use bertha_engine::{EngineFile, EngineWriter, Host, Metadata, Mismatch, PlanHeader};
+use bertha_graph::plugin::PluginSet;
 use bertha_graph::{DType, Graph, ModelInfo, TensorData, text};
 use bytes::Bytes;
 
 use crate::engine::{Engine, Options, Padded};
 use crate::error::Error;
+use crate::plugins;
 
 const TARGET: &str = "cpu";
 /// Version of the CPU plan's encoding: a JSON list of [`PackedEntry`].
@@ -61,6 +63,7 @@ pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
     if let Some(tokenizer) = engine.tokenizer() {
         writer.tokenizer(tokenizer)?;
     }
+    plugins::write(&mut writer, engine, path)?;
     let mut packed = writer.begin_packed(TARGET)?;
     let mut entries = Vec::new();
     for (entry, bytes) in engine.cpu().packed().entries() {
@@ -91,9 +94,11 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
     let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
     let info: ModelInfo = serde_json::from_value(file.metadata().model.clone())
         .map_err(|error| content(format!("its description is not one: {error}")))?;
-    let graph = read_graph(file, path, file.graph()?, "")?;
-    let isa = options.isa()?;
     let mut notices = Vec::new();
+    plugins::require(file, path, options, &mut notices)?;
+    let source = Source { file, path, plugins: &options.plugins };
+    let graph = source.graph(file.graph()?, "")?;
+    let isa = options.isa()?;
     let store = match usable_plan(file, isa.tier().name(), &mut notices)? {
         Some(payload) => {
             let entries: Vec<PackedEntry> = serde_json::from_slice(&payload)
@@ -108,7 +113,7 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
             let bytes = file.section(PADDED_GRAPH)?;
             let text =
                 std::str::from_utf8(&bytes).map_err(|error| content(format!("its padded graph: {error}")))?;
-            Some(Padded::new(read_graph(file, path, text, PADDED_PREFIX)?, isa))
+            Some(Padded::new(source.graph(text, PADDED_PREFIX)?, isa))
         }
         false => None,
     };
@@ -150,30 +155,42 @@ fn usable_plan(file: &EngineFile, isa: &str, notices: &mut Vec<String>) -> Resul
     Ok(None)
 }
 
-/// A graph with its weights, mapped, not copied. A weight is looked for under its name with `prefix` first.
-fn read_graph(file: &EngineFile, path: &Path, graph: &str, prefix: &str) -> Result<Graph, Error> {
-    let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
-    let mut failure = None;
-    let stored = |name: &str| {
-        let own = format!("{prefix}{name}");
-        if file.tensor_entry(&own).is_some() { own } else { name.to_owned() }
-    };
-    let mut resolve = |name: &str, ty: &bertha_graph::TensorType| match weight(file, path, &stored(name)) {
-        Ok(data) if data.ty() == *ty => Some(data),
-        Ok(data) => {
-            failure = Some(content(format!("weight `{name}` is {}, but the graph declares {ty}", data.ty())));
-            None
+/// Where a graph of an engine file comes from.
+struct Source<'a> {
+    file: &'a EngineFile,
+    path: &'a Path,
+    plugins: &'a PluginSet,
+}
+
+impl Source<'_> {
+    /// A graph with its weights, mapped, not copied. A weight is looked for under its name with `prefix` first.
+    fn graph(&self, graph: &str, prefix: &str) -> Result<Graph, Error> {
+        let Source { file, path, plugins } = *self;
+        let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
+        let mut failure = None;
+        let stored = |name: &str| {
+            let own = format!("{prefix}{name}");
+            if file.tensor_entry(&own).is_some() { own } else { name.to_owned() }
+        };
+        let mut resolve = |name: &str, ty: &bertha_graph::TensorType| match weight(file, path, &stored(name))
+        {
+            Ok(data) if data.ty() == *ty => Some(data),
+            Ok(data) => {
+                failure =
+                    Some(content(format!("weight `{name}` is {}, but the graph declares {ty}", data.ty())));
+                None
+            }
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        };
+        let graph = text::parse_with(graph, plugins, &mut resolve);
+        match (graph, failure) {
+            (_, Some(failure)) => Err(failure),
+            (Ok(graph), None) => Ok(graph),
+            (Err(error), None) => Err(content(format!("its graph is not one: {error}"))),
         }
-        Err(error) => {
-            failure = Some(error);
-            None
-        }
-    };
-    let graph = text::parse(graph, &mut resolve);
-    match (graph, failure) {
-        (_, Some(failure)) => Err(failure),
-        (Ok(graph), None) => Ok(graph),
-        (Err(error), None) => Err(content(format!("its graph is not one: {error}"))),
     }
 }
 

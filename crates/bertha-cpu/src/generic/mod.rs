@@ -140,7 +140,7 @@ fn run_single(op: &Op, operands: Operands, y: &mut TensorMut, scratch: &mut Scra
         Op::Pool(kind) => encoder::pool(*kind, operands, y, scratch),
         Op::L2Normalize { epsilon } => norm::l2_normalize(*epsilon, operands, y, scratch),
         Op::If { .. } => Err(Fault::Unsupported("a branch; the runtime chooses one before it runs".into())),
-        Op::Plugin(plugin) => Err(Fault::Unsupported(format!("plugin `{}`", plugin.name))),
+        Op::Plugin(plugin) => Err(Fault::Unsupported(format!("plugin `{}`", plugin.def().name()))),
         Op::Split { .. } | Op::LayerNorm { .. } | Op::DynamicQuantizeLinear | Op::Attention(_) => {
             Err(Fault::Unsupported("several results".into()))
         }

@@ -5,14 +5,6 @@ use bertha_graph::{DType, GraphError};
 /// Why a graph cannot be lowered to CPU steps.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum LowerError {
-    /// A plugin without a CPU kernel.
-    #[error("node `{node}` needs the plugin `{plugin}`, which has no CPU kernel here; load it with --plugin")]
-    Plugin {
-        /// The node.
-        node: String,
-        /// The plugin's name.
-        plugin: String,
-    },
     /// More outputs than a program keeps track of.
     #[error("the graph has {count} outputs; at most 64 are supported")]
     TooManyOutputs {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bertha_graph::plugin::{PluginOp, TensorView, TensorViewMut};
 use bertha_graph::{Op, Shape, TensorData, TensorType, rules};
 use smallvec::SmallVec;
 
@@ -134,6 +135,9 @@ fn dispatch(
         return generic::execute(op, operands, results, &mut scratch.generic)
             .map_err(|error| Refusal::from(error.to_string()));
     }
+    if let Kernel::Plugin(plugin) = kernel {
+        return run_plugin(plugin, context, operands, results);
+    }
     let Some(Some(y)) = results.first_mut() else { return Ok(()) };
     let result = match kernel {
         Kernel::EmbeddingSum => return encoder::embedding_sum(context, operands, y),
@@ -152,9 +156,31 @@ fn dispatch(
         Kernel::Softmax => encoder::softmax(context, operands, y),
         Kernel::Pool(kind) => encoder::pool(context, operands, *kind, y),
         Kernel::L2Normalize { epsilon } => encoder::l2_normalize(context, operands, *epsilon, y),
-        Kernel::Generic(_) | Kernel::If { .. } => Err("not a kernel of one result".into()),
+        Kernel::Generic(_) | Kernel::Plugin(_) | Kernel::If { .. } => {
+            Err("not a kernel of one result".into())
+        }
     };
     result.map_err(Refusal::from)
+}
+
+fn run_plugin(
+    plugin: &PluginOp,
+    context: &mut Context,
+    operands: &[Option<TensorRef<'_>>],
+    results: &mut [Option<TensorMut<'_>>],
+) -> Result<(), Refusal> {
+    let inputs: SmallVec<[Option<TensorView<'_>>; 8]> = operands
+        .iter()
+        .map(|operand| operand.map(|TensorRef { dtype, shape, bytes }| TensorView { dtype, shape, bytes }))
+        .collect();
+    let mut outputs: SmallVec<[Option<TensorViewMut<'_>>; 4]> = results
+        .iter_mut()
+        .map(|result| {
+            let TensorMut { dtype, shape, bytes } = result.as_mut()?;
+            Some(TensorViewMut { dtype: *dtype, shape, bytes })
+        })
+        .collect();
+    plugin.run(&inputs, &mut outputs, &mut context.pool).map_err(Refusal::from)
 }
 
 /// Asks the shape rule with what the run knows by now, and makes room for the results.

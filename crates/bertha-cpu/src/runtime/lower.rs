@@ -150,9 +150,7 @@ impl<'a> Lowering<'a> {
                 then_branch: Box::new(lower(then_branch, self.store)?),
                 else_branch: Box::new(lower(else_branch, self.store)?),
             },
-            Op::Plugin(plugin) => {
-                return Err(LowerError::Plugin { node: node.name.clone(), plugin: plugin.name.clone() });
-            }
+            Op::Plugin(plugin) => Kernel::Plugin(plugin.clone()),
             op => self.elementwise(node, f32s).unwrap_or_else(|| Kernel::Generic(op.clone())),
         };
         Ok(Some((kernel, all)))

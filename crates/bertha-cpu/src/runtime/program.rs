@@ -1,5 +1,6 @@
 //! A lowered graph: typed steps over tensors that have places.
 
+use bertha_graph::plugin::PluginOp;
 use bertha_graph::{Activation, ConvAttrs, DType, Op, PoolKind, RelativeBuckets, Shape, TensorData};
 
 use super::dims::{CompiledDim, Symbols};
@@ -115,6 +116,8 @@ pub(crate) enum Kernel {
     Pool(PoolKind),
     /// `x -> y`.
     L2Normalize { epsilon: f32 },
+    /// Whatever the plugin takes and gives.
+    Plugin(PluginOp),
     /// Any primitive, on any element type.
     Generic(Op),
     /// `condition, captured.. -> y..`: one of two programs.
@@ -148,6 +151,7 @@ impl Kernel {
             Kernel::Softmax => "softmax",
             Kernel::Pool(_) => "pool",
             Kernel::L2Normalize { .. } => "l2_normalize",
+            Kernel::Plugin(_) => "plugin",
             Kernel::Generic(op) => op.mnemonic(),
             Kernel::If { .. } => "if",
         }

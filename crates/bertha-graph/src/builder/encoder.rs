@@ -3,7 +3,8 @@
 use super::GraphBuilder;
 use crate::error::GraphError;
 use crate::graph::TensorId;
-use crate::op::{Activation, Op, PluginRef, PoolKind, WeightLayout};
+use crate::op::{Activation, Op, PoolKind, WeightLayout};
+use crate::plugin::PluginOp;
 
 type Made = Result<TensorId, GraphError>;
 
@@ -94,7 +95,7 @@ impl GraphBuilder {
     /// An operation that a plugin brings; gives its first `outputs` results.
     pub fn plugin(
         &mut self,
-        plugin: PluginRef,
+        plugin: PluginOp,
         inputs: &[TensorId],
         outputs: usize,
     ) -> Result<Vec<TensorId>, GraphError> {

@@ -29,6 +29,8 @@ pub use value::{Elements, F64Tensor, MAX_ELEMENTS, Value};
 
 use crate::dtype::DType;
 use crate::op::Op;
+use crate::plugin::PluginOp;
+use crate::shape::TensorType;
 use args::Args;
 use error::{Fault, fault};
 
@@ -76,7 +78,8 @@ impl Context {
 /// # Errors
 ///
 /// [`EvalError::Op`] when operands are missing, do not fit each other, or hold indices, sizes or axes out of range;
-/// what an inner node of an [`Op::If`] reports; and for every [`Op::Plugin`].
+/// what an inner node of an [`Op::If`] reports; and what the
+/// reference of a plugin reports.
 pub fn eval(op: &Op, inputs: &[Option<&Value>], precision: Precision) -> Result<Vec<Value>, EvalError> {
     let args = Args(inputs);
     let fail = |Fault(what)| EvalError::Op { op: op.mnemonic(), what };
@@ -155,15 +158,33 @@ fn eval_op(op: &Op, args: Args, context: Context) -> Result<Vec<Value>, Fault> {
         Op::Pool(kind) => encoder::pool(*kind, args, context)?,
         Op::L2Normalize { epsilon } => encoder::l2_normalize(*epsilon, args, context)?,
         Op::Plugin(plugin) => {
-            return fault!(
-                "plugin `{}` version {} has no reference implementation",
-                plugin.name,
-                plugin.version
-            );
+            return plugin_reference(plugin, args, context);
         }
         Op::If { .. } => return fault!("branches are evaluated as graphs"),
     };
     Ok(vec![one])
+}
+
+/// The results of a plugin's reference, in the dtypes that its signature gives.
+fn plugin_reference(plugin: &PluginOp, args: Args, context: Context) -> Result<Vec<Value>, Fault> {
+    let types: Vec<Option<TensorType>> = args
+        .0
+        .iter()
+        .map(|value| {
+            value.map(|value| TensorType::new(value.dtype(), value.shape().iter().copied().collect()))
+        })
+        .collect();
+    let tensors: Vec<Option<F64Tensor>> =
+        args.0.iter().map(|value| value.map(Value::to_f64_tensor)).collect();
+    let types: Vec<Option<&TensorType>> = types.iter().map(Option::as_ref).collect();
+    let tensors: Vec<Option<&F64Tensor>> = tensors.iter().map(Option::as_ref).collect();
+    let results = plugin.reference(&types, &tensors).map_err(Fault)?;
+    let value = |(dtype, F64Tensor { shape, values }): (DType, F64Tensor)| match dtype {
+        DType::Bool => Value::bools(shape, values.into_iter().map(|v| v != 0.0).collect()),
+        _ if dtype.is_float() => context.floats(dtype, shape, values),
+        _ => Value::ints(dtype, shape, values.into_iter().map(|v| v as i128).collect()),
+    };
+    Ok(results.into_iter().map(value).collect())
 }
 
 /// Evaluates the branch that the condition chooses, with the captured tensors as its inputs.

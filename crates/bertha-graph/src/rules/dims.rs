@@ -12,7 +12,7 @@ pub(super) fn is_data_dependent(dim: &Dim) -> bool {
 }
 
 /// The dimension that two operands share, or `None` when they cannot be equal.
-pub(super) fn unify(a: &Dim, b: &Dim) -> Option<Dim> {
+pub(crate) fn unify(a: &Dim, b: &Dim) -> Option<Dim> {
     if a == b {
         return Some(a.clone());
     }
@@ -24,7 +24,7 @@ pub(super) fn unify(a: &Dim, b: &Dim) -> Option<Dim> {
 }
 
 /// [`unify`] for all dimensions of two shapes; `None` when their ranks differ too.
-pub(super) fn unify_all(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+pub(crate) fn unify_all(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
     match a.len() == b.len() {
         true => a.iter().zip(b).map(|(a, b)| unify(a, b)).collect(),
         false => None,

@@ -11,7 +11,6 @@ mod dims;
 mod elementwise;
 mod encoder;
 mod layout;
-pub mod plugins;
 mod product;
 mod quant;
 mod reduce;
@@ -23,6 +22,7 @@ mod value;
 mod tests;
 
 pub(crate) use control::{check_captured, known_condition};
+pub(crate) use dims::{unify, unify_all};
 
 use crate::dim::Dim;
 use crate::dtype::DType;
@@ -193,7 +193,7 @@ fn dispatch(op: &Op, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Out
         }
         Op::Pool(_) => encoder::pool(inputs),
         Op::L2Normalize { .. } => encoder::l2_normalize(inputs),
-        Op::Plugin(plugin) => plugins::infer(plugin, inputs, symbols),
+        Op::Plugin(plugin) => plugin.infer(inputs, symbols),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::dtype::DType;
-use crate::op::Field;
+use crate::plugin::Field;
 use crate::tensor::TensorData;
 
 use super::cursor::{Cursor, name_text, quote};

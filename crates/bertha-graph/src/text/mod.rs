@@ -39,7 +39,7 @@ use std::fmt;
 use crate::graph::Graph;
 use crate::tensor::TensorData;
 
-pub use parse::{Resolver, parse};
+pub use parse::{Resolver, parse, parse_with};
 
 /// Constants with more elements than this are not part of the text.
 const INLINE_ELEMENTS: usize = 16;

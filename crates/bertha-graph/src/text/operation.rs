@@ -1,8 +1,7 @@
 //! Operations and their attributes.
 
-use crate::op::{
-    AttentionAttrs, BinaryOp, ConvAttrs, ConvPadding, Op, PluginRef, ReduceOp, RelativeBuckets, UnaryOp,
-};
+use crate::op::{AttentionAttrs, BinaryOp, ConvAttrs, ConvPadding, Op, ReduceOp, RelativeBuckets, UnaryOp};
+use crate::plugin::{PluginOp, PluginSet};
 
 use super::attributes::{Attribute, Attributes};
 
@@ -110,20 +109,28 @@ fn buckets_attribute(relative: RelativeBuckets) -> Attribute {
     )
 }
 
-fn plugin_attributes(plugin: &PluginRef) -> Attributes {
+fn plugin_attributes(plugin: &PluginOp) -> Attributes {
     let mut fields = Attributes::default();
-    for (name, field) in &plugin.fields {
+    for (name, field) in plugin.fields().iter() {
         fields.set(name, Attribute::field(field));
     }
     Attributes::default()
-        .with("name", Attribute::Text(plugin.name.clone()))
-        .with("version", Attribute::int(plugin.version))
+        .with("name", Attribute::Text(plugin.def().name().to_owned()))
+        .with("version", Attribute::int(plugin.def().version()))
         .with("fields", Attribute::Map(fields))
 }
 
 /// The operation of this name with these attributes, every one of which it must have.
-pub(super) fn operation(mnemonic: &str, mut attributes: Attributes) -> Result<Op, String> {
-    let op = match build(mnemonic, &mut attributes) {
+pub(super) fn operation(
+    mnemonic: &str,
+    mut attributes: Attributes,
+    plugins: &PluginSet,
+) -> Result<Op, String> {
+    let built = match mnemonic {
+        "plugin" => plugin(&mut attributes, plugins).map(|plugin| Some(Op::Plugin(plugin))),
+        _ => build(mnemonic, &mut attributes),
+    };
+    let op = match built {
         Ok(Some(op)) => op,
         Ok(None) => return Err(format!("unknown operation `{mnemonic}`")),
         Err(why) => return Err(format!("{mnemonic}: {why}")),
@@ -248,7 +255,6 @@ fn build_encoder(mnemonic: &str, from: &mut Attributes) -> Result<Option<Op>, St
         },
         "pool" => Op::Pool(from.word("kind")?),
         "l2_normalize" => Op::L2Normalize { epsilon: from.f32("epsilon")? },
-        "plugin" => Op::Plugin(plugin(from)?),
         _ => return Ok(None),
     }))
 }
@@ -278,14 +284,15 @@ fn buckets(value: Attribute) -> Result<RelativeBuckets, String> {
     Ok(relative)
 }
 
-fn plugin(from: &mut Attributes) -> Result<PluginRef, String> {
+fn plugin(from: &mut Attributes, plugins: &PluginSet) -> Result<PluginOp, String> {
     let name = match from.take("name")? {
         Attribute::Text(name) => name,
         other => return Err(format!("attribute `name`: expected a text, found {other}")),
     };
     let version = from.number("version")?;
+    let def = plugins.find(&name, version).ok_or_else(|| plugins.missing(&name, version))?;
     match from.take("fields")? {
-        Attribute::Map(fields) => Ok(PluginRef { name, version, fields: fields.into_fields()? }),
+        Attribute::Map(fields) => def.op(fields.into_fields()?),
         other => Err(format!("attribute `fields`: expected {{...}}, found {other}")),
     }
 }

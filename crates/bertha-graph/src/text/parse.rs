@@ -3,6 +3,7 @@
 use crate::error::GraphError;
 use crate::graph::{Graph, NodeId, TensorId};
 use crate::op::Op;
+use crate::plugin::PluginSet;
 use crate::renaming::Renaming;
 use crate::shape::TensorType;
 use crate::tensor::TensorData;
@@ -22,7 +23,12 @@ type Parsed<T> = Result<T, ParseError>;
 /// An error says in which line and column what was expected. The graph is typed by the rules, so it cannot be
 /// inconsistent; types that the text gives must agree with them.
 pub fn parse(text: &str, resolve: &mut Resolver<'_>) -> Result<Graph, ParseError> {
-    let mut parser = Parser { cursor: Cursor::new(text), resolve };
+    parse_with(text, &PluginSet::new(), resolve)
+}
+
+/// [`parse`] for a graph that may use any of `plugins`.
+pub fn parse_with(text: &str, plugins: &PluginSet, resolve: &mut Resolver<'_>) -> Result<Graph, ParseError> {
+    let mut parser = Parser { cursor: Cursor::new(text), plugins, resolve };
     let graph = parser.graph(MAX_DEPTH)?;
     match parser.cursor.peek() {
         None => Ok(graph),
@@ -32,6 +38,7 @@ pub fn parse(text: &str, resolve: &mut Resolver<'_>) -> Result<Graph, ParseError
 
 struct Parser<'t, 'r, 'f> {
     cursor: Cursor<'t>,
+    plugins: &'r PluginSet,
     resolve: &'r mut Resolver<'f>,
 }
 
@@ -164,7 +171,7 @@ impl Parser<'_, '_, '_> {
         let sources = if self.cursor.eat_word("from") { self.sources()? } else { Vec::new() };
         let op = match mnemonic.as_str() {
             "if" => self.branches(attributes, op_position, depth)?,
-            _ => operation::operation(&mnemonic, attributes)
+            _ => operation::operation(&mnemonic, attributes, self.plugins)
                 .map_err(|why| self.cursor.error_at(op_position, why))?,
         };
         let names: Vec<&str> =

@@ -1,5 +1,5 @@
 use super::*;
-use crate::op::{Activation, AttentionAttrs, PluginRef, PoolKind, RelativeBuckets, WeightLayout};
+use crate::op::{Activation, AttentionAttrs, PoolKind, RelativeBuckets, WeightLayout};
 
 #[test]
 fn embedding_sum_adds_tables() {
@@ -106,19 +106,4 @@ fn rotary_embedding_checks_its_caches() {
     refused(op(0, 7), &[x(), cache(), cache(), t("i64[b, s]")], &["rotate 7 of 8"]);
     refused(op(0, usize::MAX), &[x(), cache(), cache(), t("i64[b, s]")], &["cannot rotate"]);
     refused(op(0, 0), &[t("f32[b, s, 24]"), cache(), cache()], &["number of heads"]);
-}
-
-#[test]
-fn plugins_need_a_rule() {
-    let plugin =
-        |version| Op::Plugin(PluginRef { name: "rules-test".into(), version, fields: Default::default() });
-    refused(plugin(1), &[t("f32[2]")], &["`rules-test` version 1 is not registered"]);
-    let rule = |_: &PluginRef, inputs: &[Option<Fact>], _: &mut FreshSymbols| {
-        Ok(inputs.iter().flatten().cloned().collect())
-    };
-    super::super::plugins::register("rules-test", 2, std::sync::Arc::new(rule)).unwrap();
-    assert!(super::super::plugins::is_registered("rules-test", 2));
-    assert_eq!(types(plugin(2), &[t("f32[2]")]), "f32[2]");
-    let again = super::super::plugins::register("rules-test", 2, std::sync::Arc::new(rule));
-    assert!(again.unwrap_err().to_string().contains("registered already"));
 }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use bertha_graph::plugin::PluginSet;
 use bertha_graph::{Graph, GraphError, Op, TensorData, TensorId};
 
 use super::context::{NodeContext, Problem, Scope, Translated, Value};
 use super::functions::FunctionKey;
 use super::opsets::{self, Opsets};
-use super::{inputs, ops};
+use super::{inputs, ops, plugins};
 use crate::error::{ImportError, Result};
 use crate::onnx::ExternalFiles;
 use crate::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
@@ -28,13 +29,20 @@ pub(super) struct Importer<'m> {
     externals: &'m ExternalFiles,
     /// The file's own functions.
     pub(super) functions: HashMap<FunctionKey<'m>, &'m FunctionProto>,
+    /// Ops that are not built in.
+    plugins: &'m PluginSet,
     /// Functions and branches around the current node.
     pub(super) depth: usize,
     nodes: usize,
 }
 
 /// The graph of a model.
-pub(super) fn translate_model(model: &ModelProto, path: &Path, externals: &ExternalFiles) -> Result<Graph> {
+pub(super) fn translate_model(
+    model: &ModelProto,
+    path: &Path,
+    externals: &ExternalFiles,
+    plugins: &PluginSet,
+) -> Result<Graph> {
     let source = model.graph.as_ref().ok_or_else(|| {
         ImportError::format(path, "ONNX", "there is no graph in it; is this an ONNX model?")
     })?;
@@ -42,6 +50,7 @@ pub(super) fn translate_model(model: &ModelProto, path: &Path, externals: &Exter
         path,
         externals,
         functions: model.functions.iter().map(|function| (FunctionKey::of(function), function)).collect(),
+        plugins,
         depth: 0,
         nodes: 0,
     };
@@ -124,6 +133,22 @@ impl<'m> Importer<'m> {
             return Err(format!("gives `{output}`, which is defined already").into());
         }
         let domain = opsets::domain(&node.domain);
+        let opset = scope.opsets.version("").unwrap_or(1);
+        if let Some(def) = self.plugins.for_onnx(domain, &node.op_type) {
+            let name = graph.fresh_node_name(name);
+            return plugins::translate(
+                &mut NodeContext {
+                    importer: self,
+                    graph,
+                    scope,
+                    node,
+                    name,
+                    opset,
+                    known_attributes: Vec::new(),
+                },
+                def,
+            );
+        }
         let row = if domain.is_empty() { ops::find(&node.op_type) } else { None };
         let Some(row) = row else {
             return match self.functions.get(&FunctionKey::called_by(node)).copied() {
@@ -138,7 +163,6 @@ impl<'m> Importer<'m> {
         if outputs == 0 || outputs > row.outputs {
             return Err(format!("has {outputs} outputs; the op gives 1 to {}", row.outputs).into());
         }
-        let opset = scope.opsets.version("").unwrap_or(1);
         let name = graph.fresh_node_name(name);
         let mut context =
             NodeContext { importer: self, graph, scope, node, name, opset, known_attributes: Vec::new() };

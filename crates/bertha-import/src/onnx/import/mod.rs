@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use bertha_graph::plugin::PluginSet;
 use bertha_graph::{Model, Task};
 
 use super::proto::ModelProto;
@@ -20,6 +21,7 @@ mod info;
 mod inputs;
 mod ops;
 mod opsets;
+mod plugins;
 mod subgraph;
 mod support;
 
@@ -30,11 +32,14 @@ pub struct ImportOptions {
     pub task: Option<Task>,
     /// Whether `tokenizer.json`, `config.json` and the like are looked for beside the file.
     pub companions: bool,
+    /// Plugins; a node whose domain and op type one of them answers to becomes it, also where the op is built in or a
+    /// function of the file has its name.
+    pub plugins: PluginSet,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        ImportOptions { task: None, companions: true }
+        ImportOptions { task: None, companions: true, plugins: PluginSet::new() }
     }
 }
 
@@ -79,8 +84,8 @@ fn import_with(
     path: &Path,
     options: &ImportOptions,
 ) -> Result<Model> {
-    support::check(model, path)?;
-    let graph = graph::translate_model(model, path, externals)?;
+    support::check(model, &options.plugins, path)?;
+    let graph = graph::translate_model(model, path, externals, &options.plugins)?;
     graph
         .verify()
         .map_err(|source| ImportError::Graph { path: path.to_owned(), source: Box::new(source) })?;

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use bertha_graph::plugin::PluginSet;
+
 use super::functions::FunctionKey;
 use super::graph::{MAX_DEPTH, node_name};
 use super::opsets::{self, Opsets};
@@ -14,8 +16,9 @@ use crate::onnx::proto::{FunctionProto, GraphProto, ModelProto, NodeProto};
 ///
 /// # Errors
 /// [`ImportError::UnsupportedNodes`] with all nodes that are not supported.
-pub(super) fn check(model: &ModelProto, path: &Path) -> Result<()> {
+pub(super) fn check(model: &ModelProto, plugins: &PluginSet, path: &Path) -> Result<()> {
     let mut survey = Survey {
+        plugins,
         functions: model.functions.iter().map(|function| (FunctionKey::of(function), function)).collect(),
         visited: HashSet::new(),
         unsupported: Vec::new(),
@@ -30,6 +33,7 @@ pub(super) fn check(model: &ModelProto, path: &Path) -> Result<()> {
 }
 
 struct Survey<'m> {
+    plugins: &'m PluginSet,
     functions: HashMap<FunctionKey<'m>, &'m FunctionProto>,
     visited: HashSet<FunctionKey<'m>>,
     unsupported: Vec<UnsupportedNode>,
@@ -58,6 +62,9 @@ impl<'m> Survey<'m> {
 
     fn node(&mut self, node: &'m NodeProto, opsets: &Opsets<'m>, name: &str, depth: usize) {
         let domain = opsets::domain(&node.domain);
+        if self.plugins.for_onnx(domain, &node.op_type).is_some() {
+            return;
+        }
         let reason = match ops::find(&node.op_type).filter(|_| domain.is_empty()) {
             Some(row) => version_problem(opsets.version(""), row.since),
             None => {
@@ -70,10 +77,14 @@ impl<'m> Survey<'m> {
                         }
                         None
                     }
-                    None if domain.is_empty() => {
-                        Some("the op is not one of those that encoders need".to_owned())
-                    }
-                    None => Some(format!("operators of the domain `{domain}` are not known")),
+                    None if domain.is_empty() => Some(
+                        "the op is not one of those that encoders need; a plugin may provide it (--plugin)"
+                            .to_owned(),
+                    ),
+                    None => Some(format!(
+                        "operators of the domain `{domain}` are not known; if a plugin provides it, give its library \
+                         with --plugin"
+                    )),
                 }
             }
         };
