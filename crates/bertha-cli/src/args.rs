@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Run the same inputs here and elsewhere and compare the answers.
     Compare(CompareArgs),
+    /// List the plugins of a library, or test their kernels.
+    Plugin(PluginArgs),
     /// Tell what this machine offers and what will be used.
     Doctor(DoctorArgs),
     /// Look into ONNX files and change them.
@@ -62,6 +64,20 @@ pub(crate) struct RunOptions {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
+    #[command(flatten)]
+    pub(crate) plugins: PluginOptions,
+}
+
+/// Which plugins a model may use, for every command that opens one.
+#[derive(Args, Clone, Default)]
+pub(crate) struct PluginOptions {
+    /// Load a library of plugins, whose code then runs; may be given several times. `BERTHA_PLUGINS` is a list of
+    /// libraries that are loaded too.
+    #[arg(long = "plugin", value_name = "LIB", display_order = 800)]
+    pub(crate) libraries: Vec<PathBuf>,
+    /// Run an engine also with another build of a plugin's library than it was built with, with a note.
+    #[arg(long, display_order = 801)]
+    pub(crate) any_plugin_build: bool,
 }
 
 /// Where a model runs.
@@ -226,6 +242,8 @@ pub(crate) struct BuildArgs {
     /// Follow this node of the source model to the step that computes it; may be given several times.
     #[arg(long, value_name = "NODE")]
     pub(crate) explain: Vec<String>,
+    #[command(flatten)]
+    pub(crate) plugins: PluginOptions,
 }
 
 #[derive(Args)]
@@ -247,6 +265,8 @@ pub(crate) struct InspectArgs {
     /// Check every byte of an engine file against its checksums.
     #[arg(long)]
     pub(crate) verify: bool,
+    #[command(flatten)]
+    pub(crate) plugins: PluginOptions,
 }
 
 #[derive(Args)]
@@ -335,6 +355,28 @@ pub(crate) enum Against {
     Onnxruntime,
     /// The reference interpreter in f64.
     Reference,
+}
+
+#[derive(Args)]
+pub(crate) struct PluginArgs {
+    #[command(subcommand)]
+    pub(crate) command: PluginCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PluginCommand {
+    /// Show what the plugins of libraries take and give.
+    List(PluginListArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct PluginListArgs {
+    /// The libraries; those of `BERTHA_PLUGINS` come with them.
+    #[arg(value_name = "LIB")]
+    pub(crate) libraries: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]

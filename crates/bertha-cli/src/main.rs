@@ -41,6 +41,7 @@ fn dispatch(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Export(args) => commands::export::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Compare(args) => commands::compare::run(args),
+        Command::Plugin(args) => commands::plugin::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Surgeon(args) => commands::surgeon::run(args),
     }

@@ -211,7 +211,7 @@ fn title(op: &Op) -> String {
         Op::RaggedAttention { heads, .. } => format!("attention, {heads} heads"),
         Op::Attention(attrs) if attrs.q_heads > 0 => format!("attention, {} heads", attrs.q_heads),
         Op::Pool(kind) => format!("pool: {}", format!("{kind:?}").to_lowercase()),
-        Op::Plugin(plugin) => format!("{} (plugin)", plugin.name),
+        Op::Plugin(plugin) => format!("{} (plugin)", plugin.def().name()),
         op => op.mnemonic().to_owned(),
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     if args.fusions {
         return super::fusions::run(&args);
     }
-    let engine = open(&args.model)?;
+    let engine = open(&args.model, &args.run.plugins)?;
     let mut session = engine.session(args.run.threads())?;
     let batches = lengths(&args)?;
     let workloads: Result<Vec<Workload>, _> = batches

@@ -16,7 +16,8 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     let start = Instant::now();
     let target = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let spinner = Spinner::new(format!("compiling {}", args.model.display()));
-    let source = bertha::import_model(&args.model)?;
+    let loaded = args.plugins.options()?;
+    let source = bertha::import_model(&args.model, &loaded.plugins)?;
     explain::check(&source, &args.explain)?;
     // The source graph is needed beside the compiled one only to explain its nodes.
     let explained = (!args.explain.is_empty()).then(|| source.clone());
@@ -24,7 +25,7 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
         optimize: !args.no_optimize,
         stop_after: args.stop_after,
         without: args.without.clone(),
-        ..Options::default()
+        ..loaded
     };
     let engine = Engine::compile(source, &options)?;
     spinner.say(format!("writing {}", target.display()));

@@ -8,7 +8,7 @@ use crate::output;
 
 pub(crate) fn run(args: ClassifyArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
-    let engine = open(&args.model)?;
+    let engine = open(&args.model, &args.run.plugins)?;
     let mut answers = Classify::new(&engine, args.run.threads())?.classify(&texts)?;
     for labels in &mut answers {
         labels.truncate(args.top_k as usize);

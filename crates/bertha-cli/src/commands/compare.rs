@@ -32,8 +32,8 @@ pub(crate) fn run(args: CompareArgs) -> Result<(), Failure> {
         return Err(Failure::Usage("--batch and --seq must be at least 1".into()));
     }
     // Layer by layer, both sides must have the same tensors: the compiler leaves the graph alone then.
-    let options = Options { optimize: !args.layers, ..Options::default() };
-    let engine = if args.layers { open_with(&args.model, &options)? } else { open(&args.model)? };
+    let options = Options { optimize: !args.layers, ..args.run.plugins.options()? };
+    let engine = open_with(&args.model, &options)?;
     let tensors = match args.against {
         Against::Reference => against_reference(&args, &engine)?,
         Against::Onnxruntime => against_onnxruntime(&args)?,
@@ -82,7 +82,7 @@ fn against_onnxruntime(args: &CompareArgs) -> Result<Vec<Difference>, Failure> {
         tempfile::tempdir().map_err(|error| Failure::Other(format!("no temporary folder: {error}")))?;
     let model = as_onnx(&args.model, folder.path())?;
     // Both sides run the ONNX file; a checkpoint's own ragged graph is checked against it through its outputs.
-    let exported = open_with(&model, &Options { optimize: false, ..Options::default() })?;
+    let exported = open_with(&model, &Options { optimize: false, ..args.run.plugins.options()? })?;
     let inputs: Named = match &args.inputs {
         Some(path) => read_npz(path)?.into_iter().collect(),
         None => random_workload(&exported, &random_lengths(args), 1)?.inputs(&exported)?,
@@ -97,7 +97,7 @@ fn against_onnxruntime(args: &CompareArgs) -> Result<Vec<Difference>, Failure> {
         model.clone()
     };
     let theirs = OnnxRuntime::open(args.library.as_deref(), &watched)?.run(&names)?;
-    let engine = if args.layers { exported } else { open(&args.model)? };
+    let engine = if args.layers { exported } else { open(&args.model, &args.run.plugins)? };
     let threads = args.run.threads();
     let ours = if args.layers {
         compare::all_tensors(&engine, threads, &names)?

@@ -18,7 +18,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), Failure> {
         ));
     };
     let texts = args.texts.read()?;
-    let engine = open(model)?;
+    let engine = open(model, &args.run.plugins)?;
     let mut task = Embed::new(&engine, args.run.threads())?;
     if task.pooling_is_assumed() {
         eprintln!("note: the model does not say how it pools; the mean over tokens is used, not normalised");

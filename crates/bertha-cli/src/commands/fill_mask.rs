@@ -9,7 +9,7 @@ use crate::{demo, output};
 pub(crate) fn run(args: FillMaskArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
     let engine = match &args.model {
-        Some(path) => open(path)?,
+        Some(path) => open(path, &args.run.plugins)?,
         None => demo::engine()?,
     };
     let mut task = FillMask::new(&engine, args.run.threads())?;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bertha::engine_file::EngineFile;
-use bertha::{Engine, ModelInfo};
+use bertha::{Engine, ModelInfo, Options, PluginRecord};
 use bertha_draw::Panel;
 use serde::Serialize;
 
-use super::{Failure, open};
+use super::{Failure, open_with};
 use crate::args::InspectArgs;
 use crate::output;
 
@@ -52,16 +52,27 @@ struct FileReport {
     verified: bool,
     sections: Vec<bertha::engine_file::SectionInfo>,
     plans: Vec<bertha::engine_file::PlanHeader>,
+    plugins: Vec<PluginRecord>,
 }
 
 pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
     let file = open_file(&args.model, args.verify)?;
+    let options = args.plugins.options()?;
     if args.source {
-        return output::line(bertha::import_model(&args.model)?.graph.to_text());
+        return output::line(bertha::import_model(&args.model, &options.plugins)?.graph.to_text());
     }
-    let engine = open(&args.model)?;
+    let engine = match (open_with(&args.model, &options), &file) {
+        // What the file holds can be told without its plugins.
+        (Err(Failure::Model(error @ bertha::Error::Plugins { .. })), Some(file))
+            if !args.shows_the_graph() =>
+        {
+            eprintln!("note: {error}");
+            return if args.json { output::json(file) } else { print_file(file) };
+        }
+        (engine, _) => engine?,
+    };
     if let Some(path) = &args.graph {
-        return draw(&args.model, &engine, path);
+        return draw(&args.model, &options, &engine, path);
     }
     if args.text {
         return output::line(engine.graph().to_text());
@@ -70,11 +81,17 @@ pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
     if args.json { output::json(&report) } else { print(&args.model, &report) }
 }
 
+impl InspectArgs {
+    fn shows_the_graph(&self) -> bool {
+        self.text || self.graph.is_some()
+    }
+}
+
 /// Draws the graphs of a model: as imported, and as it runs. An engine file holds the second only.
-fn draw(model: &Path, engine: &Engine, path: &Path) -> Result<(), Failure> {
+fn draw(model: &Path, options: &Options, engine: &Engine, path: &Path) -> Result<(), Failure> {
     let source = match bertha::is_engine_file(model) {
         true => None,
-        false => Some(bertha::import_model(model)?),
+        false => Some(bertha::import_model(model, &options.plugins)?),
     };
     let mut panels = Vec::new();
     if let Some(source) = &source {
@@ -115,6 +132,7 @@ fn open_file(path: &Path, verify: bool) -> Result<Option<FileReport>, Failure> {
         verified: verify,
         sections: file.sections().cloned().collect(),
         plans: file.plans().cloned().collect(),
+        plugins: bertha::plugin_records(&file)?,
     }))
 }
 
@@ -218,6 +236,15 @@ fn print_file(file: &FileReport) -> Result<(), Failure> {
         ]);
     }
     output::print_table(table, [1, 2])?;
+    if !file.plugins.is_empty() {
+        let mut table = output::table(&["  plugin", "version", "library", "xxh3"]);
+        for PluginRecord { name, version, library } in &file.plugins {
+            let library = library.as_ref().map_or(["-", "-"], |library| [&library.file, &library.xxh3]);
+            table.add_row([&format!("  {name}"), &version.to_string(), library[0], library[1]]);
+        }
+        output::line("")?;
+        output::print_table(table, [1])?;
+    }
     for plan in &file.plans {
         output::line(format!("\nplan for {}: needs {}", plan.target, plan.requirements.join(", ")))?;
     }

@@ -9,6 +9,7 @@ pub(crate) mod embed;
 pub(crate) mod export;
 pub(crate) mod fill_mask;
 pub(crate) mod inspect;
+pub(crate) mod plugin;
 pub(crate) mod rerank;
 pub(crate) mod run;
 pub(crate) mod sparse;
@@ -22,10 +23,11 @@ mod onnxruntime;
 use std::path::Path;
 
 use bertha::import::ImportError;
+use bertha::plugin::PluginSet;
 use bertha::{Engine, Options};
 use bertha_text::TextError;
 
-use crate::args::{RunOptions, Texts};
+use crate::args::{PluginOptions, RunOptions, Texts};
 use crate::progress::Spinner;
 
 /// Why a command failed. The exit code tells the kinds apart: 1 the work failed, 2 the call was wrong (as clap has
@@ -63,8 +65,8 @@ impl Failure {
 }
 
 /// Opens a model, with a sign of life while it compiles, and prints what the user should know of it.
-pub(crate) fn open(path: &Path) -> Result<Engine, Failure> {
-    open_with(path, &Options::default())
+pub(crate) fn open(path: &Path, plugins: &PluginOptions) -> Result<Engine, Failure> {
+    open_with(path, &plugins.options()?)
 }
 
 pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Engine, Failure> {
@@ -75,6 +77,22 @@ pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Engine, Failur
         eprintln!("note: {notice}");
     }
     Ok(engine)
+}
+
+/// Names libraries of plugins that every command loads, separated as `PATH` is.
+const PLUGINS_VARIABLE: &str = "BERTHA_PLUGINS";
+
+impl PluginOptions {
+    /// The plugins of all libraries, in options that are otherwise the default.
+    pub(crate) fn options(&self) -> Result<Options, Failure> {
+        let mut plugins = PluginSet::new();
+        let variable = std::env::var_os(PLUGINS_VARIABLE).unwrap_or_default();
+        let named = std::env::split_paths(&variable).filter(|path| !path.as_os_str().is_empty());
+        for path in named.chain(self.libraries.iter().cloned()) {
+            bertha::plugin::load(&path, &mut plugins).map_err(bertha::Error::from)?;
+        }
+        Ok(Options { plugins, any_plugin_build: self.any_plugin_build, ..Options::default() })
+    }
 }
 
 impl RunOptions {

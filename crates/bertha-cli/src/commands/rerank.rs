@@ -8,7 +8,7 @@ use crate::output;
 
 pub(crate) fn run(args: RerankArgs) -> Result<(), Failure> {
     let documents = read_texts(args.documents)?;
-    let engine = open(&args.model)?;
+    let engine = open(&args.model, &args.run.plugins)?;
     let ranked = Rerank::new(&engine, args.run.threads())?.rerank(&args.query, &documents)?;
     if args.json {
         return output::json(&ranked);

@@ -9,7 +9,7 @@ use crate::output;
 
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let inputs = read_npz(&args.inputs)?;
-    let engine = open(&args.model)?;
+    let engine = open(&args.model, &args.run.plugins)?;
     let mut session = engine.session(args.run.threads())?;
     let inputs: Vec<(&str, &TensorData)> = inputs.iter().map(|(name, data)| (name.as_str(), data)).collect();
     let only: Vec<&str> = args.only.iter().map(String::as_str).collect();

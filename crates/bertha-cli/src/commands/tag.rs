@@ -8,7 +8,7 @@ use crate::output;
 
 pub(crate) fn run(args: TagArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
-    let engine = open(&args.model)?;
+    let engine = open(&args.model, &args.run.plugins)?;
     let answers = Tag::new(&engine, args.run.threads())?.tag(&texts)?;
     if args.json {
         return output::json(&answers);
