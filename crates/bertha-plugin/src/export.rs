@@ -74,9 +74,9 @@ fn plugin_table(plugin: Box<dyn Plugin>) -> PluginTable {
     let cuda = plugin.cuda().map_or(ptr::null(), |cuda| &raw const *Box::leak(Box::new(cuda_table(cuda))));
     let fields: &'static [FieldSpecTable] = Vec::leak(fields.into_iter().map(field_table).collect());
     // A thin pointer to the fat one.
-    let plugin: &'static Box<dyn Plugin> = Box::leak(Box::new(plugin));
+    let plugin: *const Box<dyn Plugin> = Box::leak(Box::new(plugin));
     PluginTable {
-        plugin: (&raw const *plugin).cast(),
+        plugin: plugin.cast(),
         name: text(name),
         domain: text(domain),
         op_type: text(op_type),

@@ -2,7 +2,8 @@
 //!
 //! A plugin is a type that implements [`Plugin`]. A program adds it to the [`PluginSet`] that it hands to the importer
 //! and the engine; or a library exports it with [`export_plugins!`], and [`load`] reads it from there. Libraries
-//! written in C or C++ include `include/bertha_plugin.h`, whose structures are those of [`abi`].
+//! written in C or C++ include `include/bertha_plugin.h`, whose structures are those of [`abi`]. [`check`] runs a
+//! kernel against the plugin's own reference on random shapes.
 //!
 //! ```
 //! use bertha_plugin::{Declaration, F64Tensor, Fields, Parallel, Plugin, PluginSet, TensorView, TensorViewMut};
@@ -45,11 +46,14 @@
 //! }
 //!
 //! let mut plugins = PluginSet::new();
-//! plugins.add(SquaredRelu)?;
+//! let def = plugins.add(SquaredRelu)?;
+//! let report = bertha_plugin::check::check(&def, &bertha_plugin::check::Options::default())?;
+//! assert!(report.failures.is_empty());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub mod abi;
+pub mod check;
 mod export;
 mod foreign;
 mod load;

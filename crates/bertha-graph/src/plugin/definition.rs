@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::fields::{Field, FieldKind, Fields};
+use super::signature::OpenType;
 use super::{
     CudaSource, Declaration, Library, Parallel, Plugin, PluginError, Signature, TensorView, TensorViewMut,
 };
@@ -102,6 +103,25 @@ impl PluginDef {
     }
 }
 
+/// Why the results' shapes cannot be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeFault {
+    /// The plugin's own rule does not take operands of these shapes.
+    #[error("its shape rule refuses the operands: {0}")]
+    Refused(String),
+    /// The operands do not fit the signature, or the plugin contradicts it.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// The type of a result; dimensions that are not known become symbols.
+fn typed(dtype: DType, dims: Vec<Option<Dim>>, symbols: &mut FreshSymbols) -> TensorType {
+    TensorType::new(
+        dtype,
+        Shape(dims.into_iter().map(|dim| dim.unwrap_or_else(|| symbols.fresh())).collect()),
+    )
+}
+
 /// A plugin with the values of its fields: what a node computes.
 #[derive(Clone, Debug)]
 pub struct PluginOp {
@@ -153,33 +173,38 @@ impl PluginOp {
     pub(crate) fn infer(&self, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Outcome {
         let types: Vec<Option<&TensorType>> =
             inputs.iter().map(|fact| fact.as_ref().map(|fact| &fact.ty)).collect();
-        let results = self.results(&types).map_err(|why| RuleError(self.named(why)))?;
-        let sized = |dims: Vec<Option<Dim>>, symbols: &mut FreshSymbols| -> Shape {
-            Shape(dims.into_iter().map(|dim| dim.unwrap_or_else(|| symbols.fresh())).collect())
-        };
-        Ok(results
-            .into_iter()
-            .map(|(dtype, dims)| Fact::of(TensorType::new(dtype, sized(dims, symbols))))
-            .collect())
+        let results = self.results(&types).map_err(|fault| RuleError(self.named(fault.to_string())))?;
+        Ok(results.into_iter().map(|(dtype, dims)| Fact::of(typed(dtype, dims, symbols))).collect())
+    }
+
+    /// The types of the results for these types of operands. Dimensions that only the plugin's own rule tells are
+    /// fresh symbols as long as an operand's size is not known.
+    ///
+    /// # Errors
+    /// See [`ShapeFault`].
+    pub fn result_types(&self, inputs: &[Option<&TensorType>]) -> Result<Vec<TensorType>, ShapeFault> {
+        let mut symbols = FreshSymbols::starting_at(0);
+        let results = self.results(inputs)?;
+        Ok(results.into_iter().map(|(dtype, dims)| typed(dtype, dims, &mut symbols)).collect())
     }
 
     /// Dtype and dimensions of each result; `None` where only the plugin's own rule will know.
-    fn results(&self, types: &[Option<&TensorType>]) -> Result<Vec<(DType, Vec<Option<Dim>>)>, String> {
+    fn results(&self, types: &[Option<&TensorType>]) -> Result<Vec<OpenType>, ShapeFault> {
         let signature = &self.def.signature;
-        let mut results = signature.results(&self.bind(types)?)?;
+        let mut results =
+            self.bind(types).and_then(|binding| signature.results(&binding)).map_err(ShapeFault::Wrong)?;
         let shapes: Option<Vec<Option<Vec<usize>>>> =
             types.iter().map(|ty| ty.map_or(Some(None), |ty| ty.shape.as_const().map(Some))).collect();
         let Some(shapes) = shapes else { return Ok(results) };
         let own = self.own_shapes(&shapes.iter().map(Option::as_deref).collect::<Vec<_>>())?;
         let open = results.iter().any(|(_, dims)| dims.contains(&None));
         match own {
-            None if open => {
-                Err("its signature leaves a dimension open (`?`), and it has no rule that says its size"
-                    .into())
-            }
+            None if open => Err(ShapeFault::Wrong(
+                "its signature leaves a dimension open (`?`), and it has no rule that says its size".into(),
+            )),
             None => Ok(results),
             Some(own) => {
-                self.agree("shape rule", &results, &own)?;
+                self.agree("shape rule", &results, &own).map_err(ShapeFault::Wrong)?;
                 for ((_, dims), own) in results.iter_mut().zip(own) {
                     *dims = own.into_iter().map(|size| Some(Dim::from(size))).collect();
                 }
@@ -189,18 +214,13 @@ impl PluginOp {
     }
 
     /// What the plugin's own rule says, if it has one.
-    fn own_shapes(&self, inputs: &[Option<&[usize]>]) -> Result<Option<Vec<Vec<usize>>>, String> {
-        let said = fenced(|| Ok(self.def.plugin.shapes(&self.fields, inputs)))?;
-        said.transpose().map_err(|why| format!("its shape rule refuses the operands: {why}"))
+    fn own_shapes(&self, inputs: &[Option<&[usize]>]) -> Result<Option<Vec<Vec<usize>>>, ShapeFault> {
+        let said = fenced(|| Ok(self.def.plugin.shapes(&self.fields, inputs))).map_err(ShapeFault::Wrong)?;
+        said.transpose().map_err(ShapeFault::Refused)
     }
 
     /// What the plugin's rule or reference (`who`) says is what its signature says.
-    fn agree(
-        &self,
-        who: &str,
-        declared: &[(DType, Vec<Option<Dim>>)],
-        own: &[Vec<usize>],
-    ) -> Result<(), String> {
+    fn agree(&self, who: &str, declared: &[OpenType], own: &[Vec<usize>]) -> Result<(), String> {
         if declared.len() != own.len() {
             return Err(format!(
                 "its {who} gives {} results, but its signature has {}",
@@ -242,7 +262,7 @@ impl PluginOp {
         types: &[Option<&TensorType>],
         inputs: &[Option<&F64Tensor>],
     ) -> Result<Vec<(DType, F64Tensor)>, String> {
-        let declared = self.results(types)?;
+        let declared = self.results(types).map_err(|fault| fault.to_string())?;
         let given = fenced(|| self.def.plugin.reference(&self.fields, inputs))?;
         let shapes: Vec<Vec<usize>> = given.iter().map(|tensor| tensor.shape.clone()).collect();
         self.agree("reference", &declared, &shapes)?;
@@ -285,7 +305,7 @@ impl PluginOp {
         }
         let shapes: Vec<Option<&[usize]>> =
             inputs.iter().map(|input| input.as_ref().map(|input| input.shape)).collect();
-        if let Some(own) = self.own_shapes(&shapes)? {
+        if let Some(own) = self.own_shapes(&shapes).map_err(|fault| fault.to_string())? {
             for (index, output) in outputs.iter().enumerate() {
                 let Some(output) = output else { continue };
                 if own.get(index).map(Vec::as_slice) != Some(output.shape) {

@@ -18,10 +18,10 @@ mod signature;
 mod tests;
 
 pub use call::{Parallel, Sequential, TensorView, TensorViewMut};
-pub use definition::{PluginDef, PluginOp};
+pub use definition::{PluginDef, PluginOp, ShapeFault};
 pub use fields::{Field, FieldKind, FieldSpec, Fields};
 pub use set::{Library, PluginError, PluginSet};
-pub use signature::{Binding, Element, Extent, Operand, Pattern, Signature};
+pub use signature::{Binding, Element, Extent, OpenType, Operand, Pattern, Signature};
 
 use crate::interp::F64Tensor;
 

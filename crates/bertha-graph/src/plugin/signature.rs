@@ -78,6 +78,9 @@ pub enum Extent {
     Open,
 }
 
+/// Dtype and dimensions of a result; `None` for a dimension that only the plugin's own rule tells.
+pub type OpenType = (DType, Vec<Option<Dim>>);
+
 /// What the names of a signature stand for at one node.
 #[derive(Clone, Debug, Default)]
 pub struct Binding {
@@ -230,7 +233,7 @@ impl Signature {
     }
 
     /// Dtype and dimensions of each result; `None` where only the plugin's own rule knows the size.
-    pub fn results(&self, binding: &Binding) -> Result<Vec<(DType, Vec<Option<Dim>>)>, String> {
+    pub fn results(&self, binding: &Binding) -> Result<Vec<OpenType>, String> {
         self.outputs
             .iter()
             .map(|(name, element, extents)| {
