@@ -190,7 +190,7 @@ fn evaluate(
         graph: Some(graph),
         ..Default::default()
     };
-    let import = ImportOptions { task: None, companions: false };
+    let import = ImportOptions { companions: false, ..ImportOptions::default() };
     let imported = import_model(&part, model.path(), &import).map_err(|error| short(&error.to_string()))?;
     // The shape rules tell how large the results are before anything is computed.
     for (_, tensor) in imported.graph.outputs() {

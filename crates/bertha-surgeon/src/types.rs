@@ -119,7 +119,7 @@ fn import_types(
     });
     graph.output =
         names.iter().map(|name| ValueInfoProto { name: name.clone(), ..Default::default() }).collect();
-    let options = ImportOptions { task: None, companions: false };
+    let options = ImportOptions { companions: false, ..ImportOptions::default() };
     let imported = import_model(&part, model.path(), &options).map_err(|error| error.to_string())?;
     let outputs = imported.graph.outputs().iter();
     Ok(outputs.map(|(name, tensor)| (name.clone(), proto(&imported.graph.tensor(*tensor).ty))).collect())

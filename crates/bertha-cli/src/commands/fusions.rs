@@ -61,13 +61,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     if args.batch == 0 || args.seq == 0 || args.runs == 0 {
         return Err(Failure::Usage("--batch, --seq and --runs must be at least 1".into()));
     }
-    let model = bertha::import_model(&args.model)?;
-    let mut all = Runner::new(&model, &Options::default(), args)?;
-    let fired = Engine::compile(model.clone(), &Options::default())?.log().counts();
-    let imported = ("none of them".to_owned(), Options { optimize: false, ..Options::default() });
+    let options = args.run.plugins.options()?;
+    let model = bertha::import_model(&args.model, &options.plugins)?;
+    let mut all = Runner::new(&model, &options, args)?;
+    let fired = Engine::compile(model.clone(), &options)?.log().counts();
+    let imported = ("none of them".to_owned(), Options { optimize: false, ..options.clone() });
     let each = fired.iter().map(|(pass, _)| {
         let without = vec![(*pass).to_owned()];
-        (format!("all but {pass}"), Options { without, ..Options::default() })
+        (format!("all but {pass}"), Options { without, ..options.clone() })
     });
     let bar = progress::bar(fired.len() as u64 + 1, "measuring");
     let mut variants = Vec::new();

@@ -33,7 +33,7 @@ impl<'m> Knowledge<'m> {
     fn inferred(&self) -> &HashMap<String, type_proto::Tensor> {
         self.inferred.get_or_init(|| {
             let Ok(decoded) = ModelProto::decode(self.model.to_bytes()) else { return HashMap::new() };
-            let options = ImportOptions { task: None, companions: false };
+            let options = ImportOptions { companions: false, ..ImportOptions::default() };
             let Ok(imported) = import_model(&decoded, self.model.path(), &options) else {
                 return HashMap::new();
             };
