@@ -203,6 +203,8 @@ pub(crate) struct TokenizeArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) plugins: PluginOptions,
+    #[command(flatten)]
     pub(crate) texts: Texts,
 }
 

@@ -22,7 +22,7 @@ struct Text<'a> {
 pub(crate) fn run(args: TokenizeArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
     let engine = match &args.model {
-        Some(path) => open(path)?,
+        Some(path) => open(path, &args.plugins)?,
         None => demo::engine()?,
     };
     let tokenizer = Tokenizer::of(&engine)?;
