@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import nvrtc_driver as nd
@@ -79,7 +79,7 @@ class Large(Variant):
 
     def shared(self):
         stages, tile = self.parameters["STAGES"], self.parameters["TILE_N"]
-        return 1024 + stages * (128 + tile) * 128 + 2 * self.parameters["STORE_BUFFERS"] * 8192 + 16 * stages
+        return stages * (128 + tile) * 128 + 2 * self.parameters["STORE_BUFFERS"] * 8192 + 16 * stages
 
     def grid(self, capacity):
         size = self.cluster()[0]
@@ -91,7 +91,8 @@ class Large(Variant):
         a_map = nd.tensor_map(a, capacity, self.k, 128 // self.get("CLUSTER_N"))
         w_map = nd.tensor_map(w, self.n, self.k, self.parameters["TILE_N"] // self.get("CLUSTER_M"))
         d_map = a_map if self.f32 else nd.tensor_map(d, capacity, self.n, 64)
-        return [a_map, w_map, d_map, pointer(bias), pointer(residual), pointer(d), pointer(batch), ctypes.c_int(capacity)]
+        r_map = nd.tensor_map(residual, capacity, self.n, 128) if self.residual else a_map
+        return [a_map, w_map, d_map, r_map, pointer(bias), pointer(d), pointer(batch), ctypes.c_int(capacity)]
 
 
 class Small(Variant):
@@ -107,7 +108,7 @@ class Small(Variant):
         p = self.parameters
         owned = ceil_div(p["TOKENS"] // 8, p["SPLIT"])
         ring = p["STAGES"] * (p["FEATURES"] + p["TOKENS"]) * 128
-        return 1024 + ring + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * p["STAGES"] + 8
+        return ring + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * p["STAGES"] + 8
 
     def grid(self, capacity):
         p = self.parameters
@@ -130,8 +131,11 @@ def pointer(tensor):
 # ---- the variants ------------------------------------------------------------------------------------------------------
 
 
-def large(n, k, tile, stages=None, buffers=2, **rest):
-    most = (SHARED_LIMIT - 1024 - 2 * buffers * 8192) // ((128 + tile) * 128 + 16)
+def large(n, k, tile, stages=None, buffers=None, **rest):
+    buffers = min(tile // 64, 3) if buffers is None else buffers
+    if tile == 256 and buffers == 3:
+        buffers = 2
+    most = (SHARED_LIMIT - 2 * buffers * 8192) // ((128 + tile) * 128 + 16)
     return Large(n, k, TILE_N=tile, STAGES=stages or min(most, 8), STORE_BUFFERS=buffers, **rest)
 
 
@@ -158,7 +162,13 @@ def check_variants():
     yield large(768, 768, 192, CLUSTER_M=2, residual=True, **GELU)
     yield large(1024, 1024, 256, CLUSTER_M=2, buffers=1)
     yield large(1000, 328, 128, stages=4, f32=True, buffers=0, activation="TANH", residual=True)
-    yield large(1000, 328, 192, CLUSTER_M=2, residual=True, STAGGER=0)
+    yield large(1000, 328, 192, CLUSTER_M=2, residual=True)
+    yield large(768, 768, 128, residual=True, **GELU)
+    yield large(768, 3072, 64, residual=True)
+    yield large(3072, 768, 192, DEFER=1, **GELU)
+    yield large(3072, 768, 256, DEFER=1, element="bf16", **GELU)
+    yield large(1000, 328, 128, DEFER=1, activation="TANH")
+    yield large(3072, 768, 256, residual=True)
     yield small(768, 768, 128, 64, 4, residual=True)
     yield small(768, 768, 128, 64, 6)
     yield small(2304, 768, 128, 64, 3)
@@ -176,7 +186,7 @@ def check_variants():
     yield small(1024, 4096, 128, 64, 8, residual=True)
 
 
-LARGE_TOKENS = [1024, 4096, 4224, 16384]
+LARGE_TOKENS = [384, 1024, 4096, 4224, 16384]
 SMALL_TOKENS = [32, 128, 384, 1024]
 
 
@@ -184,8 +194,12 @@ def large_timed():
     """(shape name, tokens, variant)"""
     for shape, (n, k) in SHAPES.items():
         for tokens in LARGE_TOKENS:
-            for tile in (64, 128, 192, 256) if tokens == 1024 else (128, 192, 256):
-                if n % tile:
+            tiles = [64, 128, 192, 256] if tokens <= 1024 else [128, 192, 256]
+            forms = [(tile, {}) for tile in tiles]
+            if shape.endswith("ffn1"):
+                forms += [(tile, {"DEFER": 1}) for tile in tiles[-3:]]
+            for tile, rest in forms:
+                if n % tile or tokens < 1024 and tile > 128:
                     continue
                 clusters = [{}]
                 if n // tile % 2 == 0:
@@ -193,8 +207,7 @@ def large_timed():
                 if ceil_div(tokens, 128) % 2 == 0:
                     clusters.append({"CLUSTER_M": 2})
                 for cluster in clusters:
-                    for stagger in [0, 1] if tile > 128 and tokens > 1024 else [0]:
-                        yield shape, tokens, large(n, k, tile, **cluster, STAGGER=stagger, **epilogue(shape))
+                    yield shape, tokens, large(n, k, tile, **rest, **cluster, **epilogue(shape))
 
 
 def small_configurations(n, k, tokens):
@@ -397,7 +410,7 @@ def run_times(out, only):
             results["library"].append({"shape": shape, "m": tokens, "n": n, "k": k, "us": bare, "fused_us": fused})
             rows = []
             for variant in variants:
-                for prefetch in ([False, True] if variant.kind == "small" else [False]):
+                for prefetch in [variant.kind == "small"]:
                     try:
                         time, spread, clusters = time_variant(variant, buffers, prefetch)
                     except RuntimeError as error:
@@ -427,7 +440,7 @@ def run_times(out, only):
 def variant_of(row):
     """The variant of a row of the times."""
     kind = Small if row["name"].startswith("small") else Large
-    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "STAGGER")
+    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
     return kind(row["n"], row["k"], **{k: row[k] for k in keys if k in row}, **epilogue(row["shape"]))
 
 
@@ -496,10 +509,10 @@ def run_chain(out, times, only):
             seen = {}
             for row in sorted((r for r in rows if r["shape"] == name and r["m"] == tokens), key=lambda r: r["us"]):
                 seen.setdefault(row["name"], row)
-            choices.append([variant_of(row) for row in list(seen.values())[:16]])
+            choices.append([variant_of(row) for row in list(seen.values())[:16 if tokens <= 128 else 6]])
         best = [c[0] for c in choices]
         time = first = chain.ours(best)
-        for _ in range(2):
+        for _ in range(2 if tokens <= 128 else 1):
             for part in range(4):
                 for candidate in choices[part]:
                     tried = chain.ours(best[:part] + [candidate] + best[part + 1:])
@@ -539,15 +552,19 @@ def run_checks(out, only):
     return all(row["right"] for row in rows)
 
 
-def compile_all(only):
+def compile_one(variant):
+    return nd.resources(variant.compile()[1])
+
+
+def compile_all(only, jobs):
     variants = {v.name: v for v in list(check_variants()) + [v for _, _, v in list(large_timed()) + list(small_timed())]}
-    for name, variant in variants.items():
-        if only in name:
-            found = nd.resources(variant.compile()[1])
+    variants = [v for name, v in variants.items() if only in name]
+    with ProcessPoolExecutor(jobs) as pool:
+        for variant, found in zip(variants, pool.map(compile_one, variants)):
+            assert variant.shared() <= SHARED_LIMIT, variant.name
             note = " ".join(found["warnings"])
-            print(f"{name}: {found['registers']} registers, {found['spills']} bytes spilled, "
+            print(f"{variant.name}: {found['registers']} registers, {found['spills']} bytes spilled, stack {found['stack']}, "
                   f"{variant.shared()} bytes shared {note}", flush=True)
-            assert variant.shared() <= SHARED_LIMIT, name
 
 
 def main():
@@ -555,10 +572,11 @@ def main():
     parser.add_argument("what", choices=["compile", "check", "check-one", "time", "chain"])
     parser.add_argument("out", nargs="?")
     parser.add_argument("--only", default="")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compile")
     parser.add_argument("--times", help="what `time` wrote, for `chain`")
     arguments = parser.parse_args()
     if arguments.what == "compile":
-        compile_all(arguments.only)
+        compile_all(arguments.only, arguments.jobs)
     elif arguments.what == "check":
         sys.exit(0 if run_checks(arguments.out, arguments.only) else 1)
     elif arguments.what == "check-one":

@@ -58,13 +58,15 @@ def compile_kernel(name, macros, architecture="sm_90a"):
 
 
 def resources(log):
-    """Registers and spilled bytes from ptxas' report."""
+    """Registers, spilled bytes and the stack frame (arrays in local memory) from ptxas' report."""
     registers = re.search(r"Used (\d+) registers", log)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    stack = re.search(r"(\d+) bytes stack frame", log)
     warnings = [line for line in log.splitlines() if "warning" in line.lower() or "C75" in line]
     return {
         "registers": int(registers.group(1)) if registers else None,
         "spills": sum(map(int, spills.groups())) if spills else None,
+        "stack": int(stack.group(1)) if stack else None,
         "warnings": warnings,
     }
 

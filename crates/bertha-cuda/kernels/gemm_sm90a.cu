@@ -3,12 +3,13 @@
 // Tile: 128 tokens x TILE_N features. One persistent block per multiprocessor goes through the tiles; 384 threads:
 //   warpgroup 0  producer: one thread fetches A and W blocks of 64 along K by TMA into a ring of STAGES stages;
 //   warpgroups 1 and 2  consumers: 64 tokens x TILE_N each, wgmma m64 n(TILE_N) k16 from shared memory, f32 accumulators.
-// The second consumer starts STAGGER blocks of K behind the first and stays behind: while one is in its epilogue, the
-// other has the tensor cores to itself, and the producer is already filling the ring for the next tile.
-// Accumulators start from the bias (and, without an activation, from bias + residual), whose loads hide behind the
-// ring's. Epilogue: activation in f32, stmatrix into a 64x64 staging tile, TMA store; f32 output goes straight to memory.
+// DEFER (for activations, which cost as many instructions as half the products take clocks): a tile's sums, bias added,
+// are rounded to Element and kept in registers; the activation and the way to memory follow in portions of 32 columns
+// between the products of the consumer's next tile, while the tensor cores work on those.
+// The residual follows a tile's blocks of K through the same ring. Epilogue, 64 columns at a time: bias, activation and
+// residual in f32, stmatrix into a staging tile, TMA store; f32 output goes straight to memory.
 //
-// Data: A, W, D row-major (K or N contiguous) in Element; bias [N] f32; residual [tokens, N] Element.
+// Data: A, W, D, residual row-major (K or N contiguous) in Element; bias [N] f32.
 // Shared memory: STAGES x (128 + TILE_N) rows of 128 bytes in the 128-byte swizzle (16-byte chunk c of row r lies at
 // c ^ (r % 8)), then STORE_BUFFERS staging tiles of 64 rows x 128 bytes for each consumer in the same swizzle.
 // Intensity: one stage is (128 + TILE_N) x 128 bytes for 128 x TILE_N x 64 products: 48 bytes a clock for TILE_N = 256
@@ -17,25 +18,28 @@
 // Macros (all required unless a default is given):
 //   ELEMENT_F16 | ELEMENT_BF16
 //   N, K               multiples of 8
-//   TILE_N             64, 96, 128, 192 or 256
+//   TILE_N             64, 128, 192 or 256
 //   STAGES             ring depth, at least 2
-//   STORE_BUFFERS      1 or 2 staging tiles for each consumer (OUTPUT_F32: 0)
+//   STORE_BUFFERS      staging tiles for each consumer, 1 to TILE_N / 64: with as many as that, a tile is staged whole and
+//                      two barriers fall away for each of its parts (OUTPUT_F32: 0)
 //   CLUSTER_M          1, or 2: two blocks with neighbouring token tiles share each W block (multicast); default 1
 //   CLUSTER_N          1, or 2: two blocks with neighbouring feature tiles share each A block; default 1; not both 2
 //   GROUP_M            token tiles that are walked through together before the next ones, for the L2; default 8
-//   STAGGER            blocks of K by which the second consumer starts later, below STAGES; default 0
+//   DEFER              postpones the epilogue as said above: no RESIDUAL, no OUTPUT_F32, K at least 2 TILE_N
 //   ACTIVATION         one of activation.cuh; default none
 //   RESIDUAL           adds residual after the activation
 //   OUTPUT_F32         D is f32
 //
-// Launch: block 384; cluster CLUSTER_M * CLUSTER_N; dynamic shared memory
-//   1024 + STAGES * (128 + TILE_N) * 128 + 2 * STORE_BUFFERS * 8192 + 16 * STAGES     (at most 232,448)
-// grid: CLUSTER * min(multiprocessors / CLUSTER, ceil(ceil(capacity / 128) / CLUSTER_M) * ceil(ceil(N / TILE_N) / CLUSTER_N))
+// Launch: block 384; cluster CLUSTER_M * CLUSTER_N; dynamic shared memory (whose carve-out is set to 100 %)
+//   STAGES * (128 + TILE_N) * 128 + 2 * STORE_BUFFERS * 8192 + 16 * STAGES     (at most 232,448)
+// grid: CLUSTER * min(multiprocessors / CLUSTER,
+//                     ceil(ceil(capacity / 128) / CLUSTER_M) * ceil(ceil(N / TILE_N) / CLUSTER_N))
 // where capacity is the number of allocated rows (a multiple of 128).
 // Tensor maps, 2-D, 16-bit, 128-byte swizzle, no interleave, zero fill, L2 promotion 256 bytes, element stride 1:
 //   a_map   dims {K, capacity}, stride 2 K bytes, box {64, 128 / CLUSTER_N}
 //   w_map   dims {K, N},        stride 2 K bytes, box {64, TILE_N / CLUSTER_M}
 //   d_map   dims {N, capacity}, stride 2 N bytes, box {64, 64}                  (OUTPUT_F32: unused, any valid map)
+//   r_map   residual: dims {N, capacity}, stride 2 N bytes, box {64, 128}       (no RESIDUAL: unused, any valid map)
 // Rows from batch->tokens to the end of the last tile are computed from whatever they hold and written; nothing mixes rows.
 #include "types.cuh"
 #include "batch.cuh"
@@ -50,12 +54,6 @@
 #endif
 #ifndef GROUP_M
 #define GROUP_M 8
-#endif
-#ifndef STAGGER
-#define STAGGER 0
-#endif
-#if defined(RESIDUAL) && ACTIVATION != ACTIVATION_NONE
-#define RESIDUAL_LAST 1
 #endif
 
 using namespace hopper;
@@ -77,13 +75,22 @@ constexpr int TILES_N = (N + TILE_N - 1) / TILE_N;
 constexpr int UNITS_N = (TILES_N + CLUSTER_N - 1) / CLUSTER_N;
 constexpr int PREFETCH_BLOCKS = STAGES < BLOCKS_K ? STAGES : BLOCKS_K;
 constexpr int REGISTERS = TILE_N / 2;
-constexpr int CONSUMER_REGISTERS = 232;
-constexpr int PRODUCER_REGISTERS = 40;
-constexpr int STAGGER_BARRIER = 3;
-constexpr int STAGGER_BLOCKS = STAGGER < BLOCKS_K ? STAGGER : BLOCKS_K - 1;
+constexpr int CONSUMER_REGISTERS = 240;
+constexpr int PRODUCER_REGISTERS = 24;
+#ifdef DEFER
+constexpr int PORTIONS = TILE_N / 32;
+#else
+constexpr int PORTIONS = 0;
+#endif
+constexpr int PARTS = TILE_N / STORE_COLUMNS;
+constexpr bool STAGED_WHOLE = STORE_BUFFERS == PARTS;
+// The residual's 128 x 64 parts that fit into one stage, and the stages that hold a tile's.
+constexpr int RESIDUAL_BYTES = TILE_M * ROW_BYTES;
+[[maybe_unused]] constexpr int RESIDUAL_PARTS = STAGE_BYTES / RESIDUAL_BYTES < PARTS ? STAGE_BYTES / RESIDUAL_BYTES : PARTS;
 
+static_assert(TILE_N % STORE_COLUMNS == 0, "the epilogue goes 64 columns at a time");
 static_assert(CLUSTER <= 2, "a cluster shares one operand");
-static_assert(STAGGER < STAGES, "the ring must hold what the second consumer lags behind");
+static_assert(PORTIONS <= BLOCKS_K, "a deferred epilogue must fit between the blocks of K");
 
 // The ring's barriers and tiles in shared memory.
 struct Ring {
@@ -152,7 +159,8 @@ DEVICE void load_w(const Ring& ring, const TensorMap* map, int stage, int block,
 // One thread: fetches every block of every tile. The first stages' weights are asked for before the kernels that
 // produce A have ended.
 DEVICE void produce(
-    const Ring& ring, const TensorMap* a_map, const TensorMap* w_map, int units_m, int first_unit, int step, int rank) {
+    const Ring& ring, const TensorMap* a_map, const TensorMap* w_map, const TensorMap* r_map, int units_m, int first_unit,
+    int step, int rank) {
     int rank_m = CLUSTER_M == 2 ? rank : 0;
     int rank_n = CLUSTER_N == 2 ? rank : 0;
     int units = units_m * UNITS_N;
@@ -179,50 +187,19 @@ DEVICE void produce(
             load_a(ring, a_map, cursor.stage, block, tile.token, rank);
             cursor.advance();
         }
-    }
-}
-
-// A thread's place in its consumer's 64 x TILE_N part of the tile: rows `row` and `row` + 8, columns 8 j + `column`.
-struct Fragment {
-    int row;
-    int column;
-
-    __device__ Fragment(int thread) : row(thread / 32 * 16 + thread % 32 / 4), column(thread % 4 * 2) {}
-};
-
-DEVICE float2 residual_pair(const Element* residual, int row, int feature) {
-    unsigned packed = *reinterpret_cast<const unsigned*>(residual + static_cast<long long>(row) * N + feature);
-    return unpack2<Element>(packed);
-}
-
-// Accumulators before the first product: the bias, and the residual where no activation comes between.
-DEVICE void start(
-    float (&d)[REGISTERS], const float* bias, const Element* residual, int token, int feature, int capacity,
-    const Fragment& fragment) {
-#pragma unroll
-    for (int j = 0; j < TILE_N / 8; ++j) {
-        int column = feature + 8 * j + fragment.column;
-        float2 b = make_float2(0.0f, 0.0f);
-        if (N % TILE_N == 0 || column < N) {
-            b = *reinterpret_cast<const float2*>(bias + column);
+#ifdef RESIDUAL
+        for (int part = 0; part < PARTS; part += RESIDUAL_PARTS) {
+            int parts = PARTS - part < RESIDUAL_PARTS ? PARTS - part : RESIDUAL_PARTS;
+            barrier_wait(ring.empty_barrier(cursor.stage), cursor.phase ^ 1);
+            barrier_expect(ring.full_barrier(cursor.stage), parts * RESIDUAL_BYTES);
+            for (int i = 0; i < parts; ++i) {
+                tma_load(ring.a_tile(cursor.stage) + i * RESIDUAL_BYTES, r_map, ring.full_barrier(cursor.stage),
+                         tile.feature + (part + i) * STORE_COLUMNS, tile.token, EVICT_NORMAL);
+            }
+            cursor.advance();
         }
-        d[4 * j] = d[4 * j + 2] = b.x;
-        d[4 * j + 1] = d[4 * j + 3] = b.y;
-    }
-#if defined(RESIDUAL) && !defined(RESIDUAL_LAST)
-#pragma unroll
-    for (int j = 0; j < TILE_N / 8; ++j) {
-        int column = feature + 8 * j + fragment.column;
-        if ((N % TILE_N == 0 || column < N) && (CLUSTER_M == 1 || token < capacity)) {
-            float2 top = residual_pair(residual, token + fragment.row, column);
-            float2 bottom = residual_pair(residual, token + fragment.row + 8, column);
-            d[4 * j] += top.x;
-            d[4 * j + 1] += top.y;
-            d[4 * j + 2] += bottom.x;
-            d[4 * j + 3] += bottom.y;
-        }
-    }
 #endif
+    }
 }
 
 // Gives a stage back to the producers that fill it: one arrival of each consumer warp at each block of the cluster.
@@ -232,105 +209,257 @@ DEVICE void release(const Ring& ring, int stage, int lane) {
     }
 }
 
+// The products of one stage.
+DEVICE void issue(float (&d)[REGISTERS], const Ring& ring, const Cursor& cursor, int consumer, int accumulate) {
+    barrier_wait(ring.full_barrier(cursor.stage), cursor.phase);
+    unsigned long long a = tile_descriptor(ring.a_tile(cursor.stage) + consumer * CONSUMER_M * ROW_BYTES);
+    unsigned long long w = tile_descriptor(ring.w_tile(cursor.stage));
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < BLOCK_K / 16; ++step) {
+        Wgmma<TILE_N>::multiply(d, a + step * WGMMA_K_STEP, w + step * WGMMA_K_STEP, accumulate || step > 0);
+    }
+    wgmma_commit();
+}
+
+// Waits for the products of the stage before and gives that back.
+DEVICE void retire(const Ring& ring, Cursor& cursor, int& previous, int lane) {
+    wgmma_wait<1>();
+    if (previous >= 0) {
+        release(ring, previous, lane);
+    }
+    previous = cursor.stage;
+    cursor.advance();
+}
+
+// A consumer's place in its staging tiles, for stmatrix and ldmatrix: lanes 0-15 name the 16 rows of the left eight
+// columns of a pair, lanes 16-31 those of the right eight.
+struct Place {
+    int row;
+    int chunk;
+
+    DEVICE explicit Place(int thread) : row(thread / 32 * 16 + thread % 16), chunk(thread % 32 / 16) {}
+    DEVICE unsigned offset(int pair) const { return row * ROW_BYTES + (((pair * 2 + chunk) ^ (row % 8)) << 4); }
+};
+
+#ifdef DEFER
+// A finished tile whose activation is still to come: sums with bias, two to a register, as wgmma lays them out.
+struct Deferred {
+    u32 values[REGISTERS / 2];
+    const TensorMap* map;
+    unsigned staging;
+    int token;
+    int feature;
+    int thread;
+    int consumer;
+    bool some;
+
+    // Activation of 32 columns; with the last of 64 (or of the tile, if that is staged whole) their TMA store.
+    DEVICE void finish(int portion) const {
+        int part = portion / 2;
+        unsigned buffer = staging + part % STORE_BUFFERS * STORE_BYTES;
+        bool first = STAGED_WHOLE ? portion == 0 : portion % 2 == 0;
+        bool last = STAGED_WHOLE ? portion == PORTIONS - 1 : portion % 2 == 1;
+        if (first) {
+            if (thread == 0) {
+                tma_store_wait_read<STAGED_WHOLE ? 0 : STORE_BUFFERS - 1>();
+            }
+            named_barrier(1 + consumer, WARPGROUP);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            u32 r[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                float2 v = unpack2<Element>(values[portion * 8 + i * 4 + j]);
+                r[j] = pack2<Element>(activate(v.x), activate(v.y));
+            }
+            store_matrix_x4(buffer + Place(thread).offset(portion % 2 * 2 + i), r[0], r[1], r[2], r[3]);
+        }
+        if (last) {
+            fence_async_proxy();
+            named_barrier(1 + consumer, WARPGROUP);
+            if (thread == 0 && some) {
+#pragma unroll
+                for (int i = STAGED_WHOLE ? 0 : part; i <= part; ++i) {
+                    tma_store(map, staging + i % STORE_BUFFERS * STORE_BYTES, feature + i * STORE_COLUMNS, token);
+                }
+            }
+            if (thread == 0) {
+                tma_store_commit();
+            }
+        }
+    }
+};
+#else
+struct Deferred {
+    DEVICE void finish(int) const {}
+};
+#endif
+
 // One consumer's products over the whole of K. A stage goes back when the products that read it have ended; one stage's
-// products are in flight while the next one's are issued. Before block `announce` the other consumer is let go.
-DEVICE void multiply(
-    float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, int consumer, int lane, int announce) {
+// products are in flight while the next one's are issued, and meanwhile the tile before is finished, if deferred.
+DEVICE void multiply(float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, const Deferred& deferred, int consumer, int lane) {
     int previous = -1;
     fence_registers(d);
-    for (int block = 0; block < BLOCKS_K; ++block) {
-        if (block == announce) {
-            named_barrier_arrive(STAGGER_BARRIER, CONSUMERS * WARPGROUP);
-        }
-        barrier_wait(ring.full_barrier(cursor.stage), cursor.phase);
-        unsigned long long a = tile_descriptor(ring.a_tile(cursor.stage) + consumer * CONSUMER_M * ROW_BYTES);
-        unsigned long long w = tile_descriptor(ring.w_tile(cursor.stage));
-        wgmma_fence();
 #pragma unroll
-        for (int step = 0; step < BLOCK_K / 16; ++step) {
-            Wgmma<TILE_N>::multiply(d, a + step * WGMMA_K_STEP, w + step * WGMMA_K_STEP, 1);
-        }
-        wgmma_commit();
-        wgmma_wait<1>();
-        if (previous >= 0) {
-            release(ring, previous, lane);
-        }
-        previous = cursor.stage;
-        cursor.advance();
+    for (int block = 0; block < PORTIONS; ++block) {
+        issue(d, ring, cursor, consumer, block > 0);
+        deferred.finish(block);
+        retire(ring, cursor, previous, lane);
+    }
+    for (int block = PORTIONS; block < BLOCKS_K; ++block) {
+        issue(d, ring, cursor, consumer, block > 0);
+        retire(ring, cursor, previous, lane);
     }
     wgmma_wait<0>();
     fence_registers(d);
     release(ring, previous, lane);
 }
 
-// Activation, late residual, and the way to memory of one consumer's part of a tile.
-DEVICE void finish(
-    float (&d)[REGISTERS], const TensorMap* d_map, void* output, const Element* residual, unsigned staging, int token,
-    int feature, int capacity, int consumer, int thread) {
-    Fragment fragment(thread);
-#ifdef OUTPUT_F32
-    float* out = static_cast<float*>(output);
-#endif
+// Bias of a thread's columns in 64 columns of the tile: pairs 8 apart.
+DEVICE void load_bias(float2 (&b)[STORE_COLUMNS / 8], const float* bias, int column) {
 #pragma unroll
-    for (int j = 0; j < TILE_N / 8; ++j) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            d[4 * j + i] = activate(d[4 * j + i]);
+    for (int j = 0; j < STORE_COLUMNS / 8; ++j) {
+        b[j] = make_float2(0.0f, 0.0f);
+        if (N % TILE_N == 0 || column + 8 * j < N) {
+            b[j] = __ldg(reinterpret_cast<const float2*>(bias + column + 8 * j));
         }
-#if defined(RESIDUAL_LAST) || defined(OUTPUT_F32)
-        int column = feature + 8 * j + fragment.column;
-#endif
-#ifdef RESIDUAL_LAST
-        if ((N % TILE_N == 0 || column < N) && (CLUSTER_M == 1 || token < capacity)) {
-            float2 top = residual_pair(residual, token + fragment.row, column);
-            float2 bottom = residual_pair(residual, token + fragment.row + 8, column);
-            d[4 * j] += top.x;
-            d[4 * j + 1] += top.y;
-            d[4 * j + 2] += bottom.x;
-            d[4 * j + 3] += bottom.y;
-        }
-#endif
-#ifdef OUTPUT_F32
-        if ((N % TILE_N == 0 || column < N) && (CLUSTER_M == 1 || token < capacity)) {
-            long long place = static_cast<long long>(token + fragment.row) * N + column;
-            *reinterpret_cast<float2*>(out + place) = make_float2(d[4 * j], d[4 * j + 1]);
-            *reinterpret_cast<float2*>(out + place + 8ll * N) = make_float2(d[4 * j + 2], d[4 * j + 3]);
-        }
-#endif
     }
-#ifndef OUTPUT_F32
-    // stmatrix: lanes 0-15 name the 16 rows of the left eight columns, lanes 16-31 those of the right eight.
-    int row = thread / 32 * 16 + thread % 16;
-    int chunk = thread % 32 / 16;
+}
+
+// Bias, activation and residual of 16 columns: v[4 j + i] as wgmma lays them out, residual at `address` for ldmatrix.
+DEVICE void finish_values(float* v, const float2* b, unsigned residual_address) {
 #pragma unroll
-    for (int part = 0; part < TILE_N / STORE_COLUMNS; ++part) {
-        unsigned buffer = staging + part % STORE_BUFFERS * STORE_BYTES;
-        if (thread == 0) {
-            tma_store_wait_read<STORE_BUFFERS - 1>();
-        }
-        named_barrier(1 + consumer, WARPGROUP);
+    for (int j = 0; j < 2; ++j) {
+        v[4 * j] = activate(v[4 * j] + b[j].x);
+        v[4 * j + 1] = activate(v[4 * j + 1] + b[j].y);
+        v[4 * j + 2] = activate(v[4 * j + 2] + b[j].x);
+        v[4 * j + 3] = activate(v[4 * j + 3] + b[j].y);
+    }
+#ifdef RESIDUAL
+    unsigned r[4];
+    load_matrix_x4(r[0], r[1], r[2], r[3], residual_address);
 #pragma unroll
-        for (int pair = 0; pair < STORE_COLUMNS / 16; ++pair) {
-            const float* v = d + (part * STORE_COLUMNS / 8 + pair * 2) * 4;
-            unsigned address = buffer + row * ROW_BYTES + (((pair * 2 + chunk) ^ (row % 8)) << 4);
-            store_matrix_x4(address, pack2<Element>(v[0], v[1]), pack2<Element>(v[2], v[3]), pack2<Element>(v[4], v[5]), pack2<Element>(v[6], v[7]));
-        }
-        fence_async_proxy();
-        named_barrier(1 + consumer, WARPGROUP);
-        if (thread == 0) {
-            tma_store(d_map, buffer, feature + part * STORE_COLUMNS, token);
-            tma_store_commit();
-        }
+    for (int i = 0; i < 4; ++i) {
+        float2 added = unpack2<Element>(r[i]);
+        v[2 * i] += added.x;
+        v[2 * i + 1] += added.y;
     }
 #endif
 }
 
+// The epilogue of one consumer's 64 x TILE_N part of a tile, and its way to memory.
+DEVICE void finish(
+    float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, const TensorMap* d_map, const float* bias, void* output,
+    unsigned staging, int token, int feature, int capacity, int consumer, int thread) {
+    int lane = thread % 32;
+    Place place(thread);
+    int first_column = lane % 4 * 2;
+    float2 b[STORE_COLUMNS / 8];
+    load_bias(b, bias, feature + first_column);
+    if (STAGED_WHOLE && thread == 0) {
+        tma_store_wait_read<0>();
+    }
+    if (STAGED_WHOLE) {
+        named_barrier(1 + consumer, WARPGROUP);
+    }
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        float2 next[STORE_COLUMNS / 8];
+        if (part + 1 < PARTS) {
+            load_bias(next, bias, feature + (part + 1) * STORE_COLUMNS + first_column);
+        }
+        unsigned residual = 0;
+#ifdef RESIDUAL
+        if (part % RESIDUAL_PARTS == 0) {
+            barrier_wait(ring.full_barrier(cursor.stage), cursor.phase);
+        }
+        residual = ring.a_tile(cursor.stage) + part % RESIDUAL_PARTS * RESIDUAL_BYTES + consumer * CONSUMER_M * ROW_BYTES;
+#endif
+        [[maybe_unused]] unsigned buffer = staging + part % (STORE_BUFFERS > 0 ? STORE_BUFFERS : 1) * STORE_BYTES;
+#ifndef OUTPUT_F32
+        if (!STAGED_WHOLE && thread == 0) {
+            tma_store_wait_read<STORE_BUFFERS - 1>();
+        }
+        if (!STAGED_WHOLE) {
+            named_barrier(1 + consumer, WARPGROUP);
+        }
+#endif
+#pragma unroll
+        for (int pair = 0; pair < STORE_COLUMNS / 16; ++pair) {
+            float* v = d + (part * STORE_COLUMNS / 8 + pair * 2) * 4;
+            finish_values(v, b + pair * 2, residual + place.offset(pair));
+#ifdef OUTPUT_F32
+            float* out = static_cast<float*>(output);
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                int column = feature + part * STORE_COLUMNS + pair * 16 + j * 8 + first_column;
+                if ((N % TILE_N == 0 || column < N) && (CLUSTER_M == 1 || token < capacity)) {
+                    long long start = static_cast<long long>(token + thread / 32 * 16 + lane / 4) * N + column;
+                    *reinterpret_cast<float2*>(out + start) = make_float2(v[4 * j], v[4 * j + 1]);
+                    *reinterpret_cast<float2*>(out + start + 8ll * N) = make_float2(v[4 * j + 2], v[4 * j + 3]);
+                }
+            }
+#else
+            store_matrix_x4(buffer + place.offset(pair), pack2<Element>(v[0], v[1]), pack2<Element>(v[2], v[3]),
+                            pack2<Element>(v[4], v[5]), pack2<Element>(v[6], v[7]));
+#endif
+        }
+#ifdef RESIDUAL
+        if ((part + 1) % RESIDUAL_PARTS == 0 || part + 1 == PARTS) {
+            release(ring, cursor.stage, lane);
+            cursor.advance();
+        }
+#endif
+#ifndef OUTPUT_F32
+        if (!STAGED_WHOLE || part + 1 == PARTS) {
+            fence_async_proxy();
+            named_barrier(1 + consumer, WARPGROUP);
+            if (thread == 0) {
+#pragma unroll
+                for (int i = STAGED_WHOLE ? 0 : part; i <= part; ++i) {
+                    unsigned source = staging + i % (STORE_BUFFERS > 0 ? STORE_BUFFERS : 1) * STORE_BYTES;
+                    tma_store(d_map, source, feature + i * STORE_COLUMNS, token);
+                }
+                tma_store_commit();
+            }
+        }
+#endif
+#pragma unroll
+        for (int j = 0; part + 1 < PARTS && j < STORE_COLUMNS / 8; ++j) {
+            b[j] = next[j];
+        }
+    }
+}
+
+#ifdef DEFER
+// Bias and rounding of a tile whose epilogue comes later.
+DEVICE void defer(const float (&d)[REGISTERS], Deferred& deferred, const float* bias, int token, int feature, int thread) {
+    deferred.token = token;
+    deferred.feature = feature;
+    deferred.some = true;
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        float2 b[STORE_COLUMNS / 8];
+        load_bias(b, bias, feature + part * STORE_COLUMNS + thread % 4 * 2);
+#pragma unroll
+        for (int j = 0; j < STORE_COLUMNS / 8; ++j) {
+            const float* v = d + (part * STORE_COLUMNS / 8 + j) * 4;
+            u32* packed = deferred.values + (part * STORE_COLUMNS / 8 + j) * 2;
+            packed[0] = pack2<Element>(v[0] + b[j].x, v[1] + b[j].y);
+            packed[1] = pack2<Element>(v[2] + b[j].x, v[3] + b[j].y);
+        }
+    }
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gemm_sm90a(
     const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map,
-    const __grid_constant__ TensorMap d_map, const float* __restrict__ bias, const Element* residual, void* output,
-    const Batch* __restrict__ batch, int capacity) {
-    extern __shared__ char memory[];
-    unsigned base = (shared_address(memory) + 1023) & ~1023u;
+    const __grid_constant__ TensorMap d_map, const __grid_constant__ TensorMap r_map, const float* __restrict__ bias,
+    void* output, const Batch* __restrict__ batch, int capacity) {
+    extern __shared__ __align__(1024) char memory[];
+    unsigned base = shared_address(memory);
     unsigned staging = base + STAGES * STAGE_BYTES;
     Ring ring;
     ring.stages = base;
@@ -365,7 +494,7 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
     if (warpgroup == 0) {
         registers_decrease<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) {
-            produce(ring, &a_map, &w_map, units_m, first_unit, step, rank);
+            produce(ring, &a_map, &w_map, &r_map, units_m, first_unit, step, rank);
         }
     } else {
         registers_increase<CONSUMER_REGISTERS>();
@@ -374,22 +503,32 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
         staging += consumer * STORE_BUFFERS * STORE_BYTES;
         wait_for_dependencies();
         Cursor cursor;
-        int announce = -1;
-        if (STAGGER > 0 && first_unit < units) {
-            if (consumer == 0) {
-                announce = STAGGER_BLOCKS;
-            } else {
-                named_barrier(STAGGER_BARRIER, CONSUMERS * WARPGROUP);
-            }
+        Deferred deferred;
+#ifdef DEFER
+        deferred.map = &d_map;
+        deferred.staging = staging;
+        deferred.thread = thread;
+        deferred.consumer = consumer;
+        deferred.some = false;
+#pragma unroll
+        for (int i = 0; i < REGISTERS / 2; ++i) {
+            deferred.values[i] = 0;
         }
+#endif
         for (int unit = first_unit; unit < units; unit += step) {
             Tile tile(unit, units_m, CLUSTER_M == 2 ? rank : 0, CLUSTER_N == 2 ? rank : 0);
             int token = tile.token + consumer * CONSUMER_M;
             float d[REGISTERS];
-            start(d, bias, residual, token, tile.feature, capacity, Fragment(thread));
-            multiply(d, ring, cursor, consumer, thread % 32, announce);
-            announce = -1;
-            finish(d, &d_map, output, residual, staging, token, tile.feature, capacity, consumer, thread);
+            multiply(d, ring, cursor, deferred, consumer, thread % 32);
+#ifdef DEFER
+            defer(d, deferred, bias, token, tile.feature, thread);
+#else
+            finish(d, ring, cursor, &d_map, bias, output, staging, token, tile.feature, capacity, consumer, thread);
+#endif
+        }
+#pragma unroll
+        for (int portion = 0; portion < PORTIONS; ++portion) {
+            deferred.finish(portion);
         }
         if (thread == 0) {
             tma_store_wait();

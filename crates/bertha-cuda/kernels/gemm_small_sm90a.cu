@@ -31,8 +31,8 @@
 //   ACTIVATION, RESIDUAL, OUTPUT_F32   as in gemm_sm90a.cu
 //
 // Launch: grid (SPLIT, ceil(ceil(N / FEATURES) / SHARE) * SHARE, ceil(capacity / TOKENS)); cluster (SPLIT, SHARE, 1);
-// block 2 * FEATURES + 32; dynamic shared memory
-//   1024 + STAGES * (FEATURES + TOKENS) * 128 + OWNED * FEATURES * (32 * (SPLIT - 1) + 16) + 16 * STAGES + 8.
+// block 2 * FEATURES + 32; dynamic shared memory (whose carve-out is set to 100 %)
+//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * FEATURES * (32 * (SPLIT - 1) + 16) + 16 * STAGES + 8.
 // Two such kernels fit on a multiprocessor up to 115,712 bytes each: only then the next one's weights are under way early.
 // Tensor maps, 2-D, 16-bit, 128-byte swizzle, no interleave, zero fill, L2 promotion 256 bytes, element stride 1:
 //   a_map   dims {K, capacity}, stride 2 K bytes, box {64, TOKENS / SHARE}
@@ -221,22 +221,25 @@ DEVICE constexpr int columns_of(int split) {
 // Sends each owner its columns of the accumulators and keeps this block's own in `sum`, to which it adds the others'.
 DEVICE void reduce(
     const float (&d)[TOKENS / 2], float (&sum)[OWNED * 4], const Layout& layout, const Part& part, int thread) {
+    // Inner loops run to constants, or the compiler leaves them rolled and d in local memory.
 #pragma unroll
     for (int owner = 0; owner < SPLIT; ++owner) {
-        if (owner == part.split) {
+        int slot = part.split < owner ? part.split : part.split - 1;
+        unsigned rank = rank_of(owner, part.share);
+        unsigned address = cluster_address(layout.receive + (slot * OWNED * CONSUMER_THREADS + thread) * 16, rank);
+        unsigned barrier = cluster_address(layout.received, rank);
 #pragma unroll
-            for (int i = 0; i < columns_of(owner) * 4; ++i) {
-                sum[i] = d[owner * OWNED * 4 + i];
-            }
-        } else {
-            int slot = part.split < owner ? part.split : part.split - 1;
-            unsigned rank = rank_of(owner, part.share);
-            unsigned address = cluster_address(layout.receive + (slot * OWNED * CONSUMER_THREADS + thread) * 16, rank);
-            unsigned barrier = cluster_address(layout.received, rank);
-#pragma unroll
-            for (int column = 0; column < columns_of(owner); ++column) {
+        for (int column = 0; column < OWNED; ++column) {
+            if (owner * OWNED + column < COLUMNS) {
                 const float* v = d + (owner * OWNED + column) * 4;
-                store_async(address + column * CONSUMER_THREADS * 16, barrier, v[0], v[1], v[2], v[3]);
+                if (owner != part.split) {
+                    store_async(address + column * CONSUMER_THREADS * 16, barrier, v[0], v[1], v[2], v[3]);
+                } else {
+                    sum[column * 4] = v[0];
+                    sum[column * 4 + 1] = v[1];
+                    sum[column * 4 + 2] = v[2];
+                    sum[column * 4 + 3] = v[3];
+                }
             }
         }
     }
@@ -362,8 +365,8 @@ DEVICE void consume(
 extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_sm90a(
     const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, const float* __restrict__ bias,
     const Element* residual, void* output, const Batch* __restrict__ batch, const char* next, unsigned next_bytes) {
-    extern __shared__ char memory[];
-    Layout layout((shared_address(memory) + 1023) & ~1023u);
+    extern __shared__ __align__(1024) char memory[];
+    Layout layout(shared_address(memory));
     Part part;
     int tokens = batch->tokens;
     if (part.token >= tokens) {
