@@ -82,7 +82,7 @@ def compile(file, macros, architecture):
         "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill", log)),
         "stack": sum(int(n) for n in re.findall(r"(\d+) bytes stack frame", log)),
         "shared": sum(int(n) for n in re.findall(r"(\d+) bytes smem", log)),
-        "warnings": [line for line in log.splitlines() if "warning" in line.lower()],
+        "warnings": [line for line in log.splitlines() if re.search("warning|serialized", line)],
     }
     if cache:
         cached.write_bytes(pickle.dumps((cubin, report)))

@@ -20,7 +20,7 @@ ACTIVATIONS = {"none": 0, "relu": 1, "tanh": 2, "gelu_erf": 3, "gelu_tanh": 4, "
 POOLS = {"cls": 0, "mean": 1, "max": 2, "mean_sqrt_len": 3, "weighted_mean": 4, "last_token": 5}
 TOLERANCE = {"f16": 6e-4, "bf16": 5e-3, "f32": 2e-6}
 LENGTHS = [384, 1, 129, 5, 31, 127, 512, 32, 64, 128, 16, 17, 2]
-GROUPS = ["rows", "gemm", "gemm_f32", "attention", "attention_f32"]
+GROUPS = ["rows", "gemm", "gemm_f32", "attention", "attention_f32", "attention_sm90a"]
 
 # ---- variants: what the host decides, and how it computes launches ---------------------------------------------------
 
@@ -48,6 +48,7 @@ MMA_TILES = {
     "128x128": (128, 128, 32, 2, 4, 1, 4),
     "128x128k64": (128, 128, 64, 2, 2, 1, 3),
     "128x256": (128, 256, 32, 2, 4, 1, 3),
+    "128x256k64": (128, 256, 64, 2, 4, 1, 3),
     "128x64": (128, 64, 64, 4, 2, 1, 4),
     "64x64": (64, 64, 64, 2, 2, 1, 4),
     "64x64/2": (64, 64, 64, 2, 2, 2, 4),
@@ -112,14 +113,30 @@ ATTENTION = {
     "128q online 128k": (128, 1, 8, 1, 1, 1),
 }
 
+# On Hopper's warpgroup products: KEYS, WARPGROUPS, ONLINE, BLOCKS_PER_SM
+ATTENTION_SM90A = {
+    "wg 64q32k": (32, 1, 0, 4),
+    "wg 64q64k": (64, 1, 0, 4),
+    "wg 64q128k": (128, 1, 0, 4),
+    "wg 128q128k": (128, 2, 0, 2),
+    "wg 64q256k": (256, 1, 0, 2),
+    "wg 128q256k": (256, 2, 0, 1),
+    "wg 64q online 64k": (64, 1, 1, 4),
+    "wg 64q online 128k": (128, 1, 1, 3),
+    "wg 128q online 64k": (64, 2, 1, 2),
+    "wg 192q online 128k": (128, 3, 1, 1),
+}
+
 
 def attention_macros(dtype, variant, heads, dim, packed=True, bias_max=0):
     names = ["KEYS", "ROW_TILES", "WARPS_Q", "WARPS_K", "ONLINE", "BLOCKS_PER_SM"]
+    if variant in ATTENTION_SM90A:
+        names = ["KEYS", "WARPGROUPS", "ONLINE", "BLOCKS_PER_SM"]
     width = heads * dim
     strides = {name: 3 * width if packed else width for name in ["Q_STRIDE", "K_STRIDE", "V_STRIDE"]}
     bias = {"RELATIVE_BIAS": int(bias_max > 0), "BIAS_MAX": bias_max}
-    fixed = dict(zip(names, ATTENTION[variant])) if dtype != "f32" else {}
-    if dim > 64:
+    fixed = dict(zip(names, {**ATTENTION, **ATTENTION_SM90A}[variant])) if dtype != "f32" else {}
+    if dtype != "f32" and (dim > 64 or bias_max):
         fixed["BLOCKS_PER_SM"] = 1
     return {**element(dtype), "HEAD_DIM": dim, **fixed, **strides, "OUT_STRIDE": width, **bias}
 
@@ -128,7 +145,13 @@ def attention_launch(m, heads, items):
     dim = -(-m["HEAD_DIM"] // 16) * 16
     if "ELEMENT_F32" in m:
         return (heads, items), 128, 4 * (96 * (dim + 4) + 64 * dim + 32 * 68)
-    row, queries = 2 * (dim + 8), query_block(m)
+    queries = query_block(m)
+    if "WARPGROUPS" in m:
+        row = 2 * dim
+        longest = -(-m["BIAS_MAX"] // 64) * 64 if m["ONLINE"] else m["KEYS"]
+        shared = 1024 + queries * row + (1 + m["ONLINE"]) * 2 * m["KEYS"] * row
+        return (heads, items), 128 * m["WARPGROUPS"], shared + m["RELATIVE_BIAS"] * 4 * (longest + queries)
+    row = 2 * (dim + 8)
     longest = -(-m["BIAS_MAX"] // 16) * 16 if m["ONLINE"] else m["KEYS"]
     shared = queries * row + (1 + m["ONLINE"]) * 2 * m["KEYS"] * row
     shared += m["RELATIVE_BIAS"] * 4 * (longest + queries)
@@ -137,7 +160,13 @@ def attention_launch(m, heads, items):
 
 
 def query_block(m):
+    if "WARPGROUPS" in m:
+        return 64 * m["WARPGROUPS"]
     return 32 if "ELEMENT_F32" in m else 16 * m["ROW_TILES"] * m["WARPS_Q"]
+
+
+def attention_file(m):
+    return "attention_f32.cu" if "ELEMENT_F32" in m else "attention_sm90a.cu" if "WARPGROUPS" in m else "attention.cu"
 
 
 # ---- batches and checks ----------------------------------------------------------------------------------------------
@@ -335,7 +364,7 @@ GEMM_CASES = [(768, 768, "none", 1, 1, 0), (3072, 768, "gelu_erf", 1, 0, 0), (76
 def gemm_variants():
     for tile in MMA_TILES:
         for n, k, act, bias, residual, wide in GEMM_CASES:
-            if k % 8 != 0 and tile == "128x128k64":
+            if k % 8 != 0 and tile in ("128x128k64", "128x256k64"):
                 continue  # spills
             more = {"ACTIVATION": ACTIVATIONS[act], "BIAS": bias, "RESIDUAL": residual, "OUTPUT_F32": wide}
             yield "gemm_mma.cu", mma_macros("f16", tile, n, k, **more)
@@ -403,6 +432,13 @@ def attention_variants():
                 yield variant, heads, packed, attention_macros(dtype, variant, heads, dim, packed, 512 * bias)
 
 
+def attention_sm90a_variants():
+    for dtype, heads, dim, packed, bias in ATTENTION_CASES:
+        for variant in ATTENTION_SM90A:
+            if dim in (32, 64):
+                yield variant, heads, packed, attention_macros(dtype, variant, heads, dim, packed, 512 * bias)
+
+
 def attention_f32_variants():
     for heads, dim, packed, bias in [(12, 64, True, False), (4, 32, False, False), (3, 40, True, True), (2, 128, True, False)]:
         yield "f32", heads, packed, attention_macros("f32", "", heads, dim, packed, 512 * bias)
@@ -422,7 +458,7 @@ def exact_attention(q, k, v, starts, heads, scale, bias):
     return out
 
 
-def check_attention(checks, variants, file):
+def check_attention(checks, variants):
     import torch
 
     for name, heads, packed, m in variants:
@@ -431,6 +467,7 @@ def check_attention(checks, variants, file):
         limit = 10**9 if m.get("ONLINE", 1) else m["KEYS"]
         batch = Batch([n for n in LENGTHS if n <= limit] + [min(limit, 48)])
         work, items = batch.work(query_block(m))
+        file = attention_file(m)
         kernel = nvrtc.Kernel(file, m)
         grid, block, shared = attention_launch(m, heads, items + 3)
         bias = torch.randn(heads, 2 * 512 - 1, device="cuda") * 2 if m["RELATIVE_BIAS"] else None
@@ -463,9 +500,11 @@ def check(group):
     elif group == "gemm_f32":
         check_gemms(checks, gemm_f32_variants(), f32_launch)
     elif group == "attention":
-        check_attention(checks, attention_variants(), "attention.cu")
+        check_attention(checks, attention_variants())
     elif group == "attention_f32":
-        check_attention(checks, attention_f32_variants(), "attention_f32.cu")
+        check_attention(checks, attention_f32_variants())
+    elif group == "attention_sm90a" and torch.cuda.get_device_capability()[0] == 9:
+        check_attention(checks, attention_sm90a_variants())
     torch.cuda.synchronize()
     return checks.finish(group)
 
@@ -516,18 +555,19 @@ def microseconds(call, calls, replays=40):
 
 # batch shapes by name, the variants worth timing for them
 TIMED = {
-    "1x32": ([32], ["32q32k", "16q128k/4"]),
-    "1x128": ([128], ["16q128k/4", "16q128k/8", "32q128k/4", "64q128k", "128q128k"]),
-    "1x384": ([384], ["16q384k/8", "32q384k/4", "16q online 128k/8", "64q online 64k"]),
-    "8x128": ([128] * 8, ["64q128k", "128q128k", "32q128k/4", "128q128k r2"]),
-    "32x32": ([32] * 32, ["32q32k", "64q64k", "64q128k"]),
-    "128x32": ([32] * 128, ["32q32k", "64q64k", "64q128k"]),
-    "32x128": ([128] * 32, ["64q128k", "128q128k", "128q128k r2", "64q online 64k"]),
-    "128x128": ([128] * 128, ["64q128k", "128q128k", "128q128k r2", "64q online 64k"]),
-    "16x256": ([256] * 16, ["64q256k", "64q online 64k", "128q online 64k", "128q online 64k r2"]),
-    "32x384": ([384] * 32, ["64q online 64k", "64q online 32k", "128q online 64k", "128q online 32k",
-                            "128q online 32k r2", "128q online 64k r2", "128q online 128k"]),
-    "32 ragged 8-128": ([8 + i * 37 % 121 for i in range(32)], ["64q128k", "128q128k", "64q online 64k"]),
+    "1x32": ([32], ["32q32k", "16q128k/4", "wg 64q32k"]),
+    "1x128": ([128], ["16q128k/4", "16q128k/8", "32q128k/4", "64q128k", "wg 64q128k"]),
+    "1x384": ([384], ["16q384k/8", "32q384k/4", "wg 64q online 128k", "wg 64q online 64k"]),
+    "8x128": ([128] * 8, ["64q128k", "32q128k/4", "wg 64q128k", "wg 128q128k"]),
+    "32x32": ([32] * 32, ["32q32k", "wg 64q32k"]),
+    "128x32": ([32] * 128, ["32q32k", "64q64k", "wg 64q32k"]),
+    "32x128": ([128] * 32, ["64q128k", "128q128k", "wg 64q128k", "wg 128q128k"]),
+    "128x128": ([128] * 128, ["64q128k", "128q128k", "128q128k r2", "wg 64q128k", "wg 128q128k"]),
+    "16x256": ([256] * 16, ["64q256k", "64q online 64k", "128q online 64k r2", "wg 64q256k", "wg 128q256k",
+                            "wg 64q online 128k", "wg 128q online 64k"]),
+    "32x384": ([384] * 32, ["64q online 64k", "128q online 64k", "128q online 32k r2", "128q online 64k r2",
+                            "wg 64q online 64k", "wg 64q online 128k", "wg 128q online 64k", "wg 192q online 128k"]),
+    "32 ragged 8-128": ([8 + i * 37 % 121 for i in range(32)], ["64q128k", "64q online 64k", "wg 64q128k", "wg 128q128k"]),
 }  # fmt: skip
 
 
@@ -546,7 +586,7 @@ def time_attention(results):
             row = {"shape": shape, "head_dim": dim, "us": {}}
             for variant in variants:
                 m = attention_macros("f16", variant, heads, dim)
-                kernel = nvrtc.Kernel("attention.cu", m)
+                kernel = nvrtc.Kernel(attention_file(m), m)
                 work, items = batch.work(query_block(m))
                 grid, block, shared = attention_launch(m, heads, items)
                 counts = batch.counts(items)
@@ -580,7 +620,7 @@ def time_gemm(results):
 
     weights = {"qkv": (2304, 768), "out": (768, 768), "ffn1": (3072, 768), "ffn2": (768, 3072)}
     tiles = {32: ["16x64/4", "16x32/4", "32x64/4", "32x32/4"], 128: ["32x64/4", "32x32/4", "64x64/2", "64x64"],
-             384: ["32x64/4", "64x64", "64x64/2", "128x64"], 4224: ["128x128", "128x128k64", "128x256", "128x64"]}  # fmt: skip
+             384: ["32x64/4", "64x64", "64x64/2", "128x64"], 4224: ["128x128", "128x128k64", "128x256k64"]}  # fmt: skip
     for name, (n, k) in weights.items():
         w = [random(n, k, "f16", k**-0.5) for _ in range(12)]
         bias = torch.randn(n, device="cuda")
@@ -660,7 +700,8 @@ def time_variants():
     for dim, shapes in ((64, TIMED), (32, ["1x128", "32x128", "32x384"])):
         for shape in shapes:
             for variant in TIMED[shape][1]:
-                yield "attention.cu", attention_macros("f16", variant, 12, dim)
+                m = attention_macros("f16", variant, 12, dim)
+                yield attention_file(m), m
     for n, k, act in [(2304, 768, 0), (768, 768, 0), (3072, 768, 3), (768, 3072, 0)]:
         for tile in MMA_TILES:
             yield "gemm_mma.cu", mma_macros("f16", tile, n, k, BIAS=1, ACTIVATION=act)
@@ -689,6 +730,7 @@ def every_variant():
     seen = set()
     attention = [("attention.cu", m) for _, _, _, m in attention_variants()]
     attention += [("attention_f32.cu", m) for _, _, _, m in attention_f32_variants()]
+    attention += [("attention_sm90a.cu", m) for _, _, _, m in attention_sm90a_variants()]
     for file, m in [*row_variants(), *gemm_variants(), *gemm_f32_variants(), *attention, *time_variants()]:
         key = (file, tuple(sorted(m.items())))
         if key not in seen:
@@ -705,7 +747,12 @@ def compile_one(job):
 
 
 def compile_all(architectures):
-    jobs = [(file, m, a) for a in architectures for file, m in every_variant() if a != "75" or "ELEMENT_BF16" not in m]
+    jobs = [
+        (file, m, a)
+        for a in architectures
+        for file, m in every_variant()
+        if not (a == "75" and "ELEMENT_BF16" in m) and (a == "90a" or "sm90a" not in file)
+    ]
     bad, most = 0, {}
     with concurrent.futures.ProcessPoolExecutor() as pool:
         for (file, m, a), report in pool.map(compile_one, jobs, chunksize=4):

@@ -9,8 +9,8 @@
 //
 // A block has one head and QUERIES = 16 * ROW_TILES * WARPS_Q queries of one sequence. Warp (wq, wk) has 16 * ROW_TILES
 // of these queries, and every WARPS_K-th group of 16 keys. Its scores stay in registers: accumulators of q k^T become,
-// rounded to Element, the left operand of the product with v. Warps without a query, and groups of 16 keys beyond the
-// end, are skipped: a sequence costs its length rounded up to 16, not to the tile.
+// rounded to Element, the left operand of the product with v. Warps without a query are skipped, and so are stripes of
+// keys (64 * WARPS_K, or what KEYS allows) beyond the end: a short sequence does not cost a whole tile.
 //   ONLINE 0: the sequence is no longer than KEYS; k and v are loaded at once, the maximum of a row is known before the
 //     first exponential, nothing is rescaled. ONLINE 1: any length, KEYS at a time in two buffers; sums are rescaled
 //     when the maximum of a row grows.
@@ -50,6 +50,9 @@ static const int CHUNKS = DIM / 8;                // of a row, without the paddi
 static const int GROUPS = KEYS / 16 / WARPS_K;    // of 16 keys, of one warp, in registers at once
 static const int KEY_TILES = 2 * GROUPS;          // of 8 keys
 static const int DIM_TILES = DIM / 8;
+// Groups that are computed or skipped together: a stripe without branches keeps the matrix units busy.
+static const int STRIPE = GROUPS % 4 == 0 ? 4 : GROUPS % 2 == 0 ? 2 : 1;
+static const int STRIPE_KEYS = 16 * WARPS_K * STRIPE;
 #define BUFFER_BYTES (2 * KEYS * ROW)  // k, then v
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
@@ -62,9 +65,9 @@ struct Rows {
     float sum[ROW_TILES][2];  // of this lane's columns only
 };
 
-// Copies `rows` rows, rounded up to 16 with zeros, of one head to shared memory.
-template <int LIMIT> DEVICE void copy_rows(u32 to, const Element *from, int stride, int rows) {
-    const int padded = min(LIMIT, (rows + 15) & ~15);
+// Copies `rows` rows of one head to shared memory, and zeros up to a multiple of UNIT rows.
+template <int UNIT> DEVICE void copy_rows(u32 to, const Element *from, int stride, int rows) {
+    const int padded = (rows + UNIT - 1) / UNIT * UNIT;
     for (int chunk = threadIdx.x; chunk < padded * CHUNKS; chunk += THREADS) {
         int r = chunk / CHUNKS, c = chunk % CHUNKS;
         bool valid = r < rows && (HEAD_DIM == DIM || c * 8 < HEAD_DIM);
@@ -73,21 +76,26 @@ template <int LIMIT> DEVICE void copy_rows(u32 to, const Element *from, int stri
     }
 }
 
-// scores = q k^T of this warp's keys in the buffer at `keys`; those beyond `left` keys are left alone.
+// scores = q k^T of this warp's keys in the buffer at `keys`; stripes beyond `left` keys stay zero.
 DEVICE void multiply_keys(float (&scores)[ROW_TILES][KEY_TILES][4], const u32 (&q)[ROW_TILES][DIM / 16][4], u32 keys,
                           int warp_k, int left) {
     const int lane = threadIdx.x % 32;
     const u32 base = keys + (lane % 8 + lane / 16 * 8 + warp_k * 16) * ROW + lane / 8 % 2 * 16;
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
+    for (int r = 0; r < ROW_TILES; r++) {
 #pragma unroll
-        for (int r = 0; r < ROW_TILES; r++) {
+        for (int n = 0; n < KEY_TILES; n++) {
 #pragma unroll
-            for (int e = 0; e < 4; e++) scores[r][2 * g][e] = scores[r][2 * g + 1][e] = 0.0f;
+            for (int e = 0; e < 4; e++) scores[r][n][e] = 0.0f;
         }
-        if ((g * WARPS_K + warp_k) * 16 < left) {
+    }
 #pragma unroll
-            for (int d = 0; d < DIM / 16; d++) {
+    for (int stripe = 0; stripe < GROUPS; stripe += STRIPE) {
+        if ((stripe * WARPS_K + warp_k) * 16 >= left) break;
+#pragma unroll
+        for (int d = 0; d < DIM / 16; d++) {
+#pragma unroll
+            for (int g = stripe; g < stripe + STRIPE; g++) {
                 u32 b[4];
                 load_matrix_x4(b[0], b[1], b[2], b[3], base + g * WARPS_K * 16 * ROW + d * 32);
 #pragma unroll
@@ -166,16 +174,17 @@ DEVICE void exponentiate(float (&scores)[ROW_TILES][KEY_TILES][4], Rows &rows, f
             }
 #endif
             rows.max[r][h] = top;
-            float sum = 0.0f;
+            float sum[2] = {0.0f, 0.0f};
 #pragma unroll
             for (int n = 0; n < KEY_TILES; n++) {
 #pragma unroll
-                for (int e = 2 * h; e < 2 * h + 2; e++) {
-                    scores[r][n][e] = exp2_approx(fmaf(scores[r][n][e], factor, -top));
-                    sum += scores[r][n][e];
+                for (int e = 0; e < 2; e++) {
+                    float &s = scores[r][n][2 * h + e];
+                    s = exp2_approx(fmaf(s, factor, -top));
+                    sum[e] += s;
                 }
             }
-            rows.sum[r][h] += sum;
+            rows.sum[r][h] += sum[0] + sum[1];
         }
     }
 }
@@ -185,8 +194,10 @@ DEVICE void multiply_values(Rows &rows, const float (&p)[ROW_TILES][KEY_TILES][4
     const int lane = threadIdx.x % 32;
     const u32 base = values + (lane % 16 + warp_k * 16) * ROW + lane / 16 * 16;
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        if ((g * WARPS_K + warp_k) * 16 < left) {
+    for (int stripe = 0; stripe < GROUPS; stripe += STRIPE) {
+        if ((stripe * WARPS_K + warp_k) * 16 >= left) break;
+#pragma unroll
+        for (int g = stripe; g < stripe + STRIPE; g++) {
             u32 a[ROW_TILES][4];
 #pragma unroll
             for (int r = 0; r < ROW_TILES; r++) {
@@ -315,10 +326,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
     wait_for_predecessor();
     release_successor();
-    copy_rows<QUERIES>(q_rows, q + (size_t)(first + first_query) * Q_STRIDE + head * HEAD_DIM, Q_STRIDE, queries);
-    copy_rows<KEYS>(buffers, k, K_STRIDE, min(KEYS, length));
+    copy_rows<16>(q_rows, q + (size_t)(first + first_query) * Q_STRIDE + head * HEAD_DIM, Q_STRIDE, queries);
+    copy_rows<STRIPE_KEYS>(buffers, k, K_STRIDE, min(KEYS, length));
     commit_copies();
-    copy_rows<KEYS>(buffers + KEYS * ROW, v, V_STRIDE, min(KEYS, length));
+    copy_rows<STRIPE_KEYS>(buffers + KEYS * ROW, v, V_STRIDE, min(KEYS, length));
     commit_copies();
 
     Rows rows;
@@ -355,7 +366,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         const int left = length - start;
         const u32 keys = buffers + turn * BUFFER_BYTES, next = buffers + (turn ^ 1) * BUFFER_BYTES;
         const int following = min(KEYS, left - KEYS);
-        if (following > 0) copy_rows<KEYS>(next, k + (size_t)(start + KEYS) * K_STRIDE, K_STRIDE, following);
+        if (following > 0) copy_rows<STRIPE_KEYS>(next, k + (size_t)(start + KEYS) * K_STRIDE, K_STRIDE, following);
         commit_copies();
         const bool busy = own > 0 && warp_k * 16 < left;
         if (busy) {
@@ -365,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         }
         wait_copies<1>();
         __syncthreads();
-        if (following > 0) copy_rows<KEYS>(next + KEYS * ROW, v + (size_t)(start + KEYS) * V_STRIDE, V_STRIDE, following);
+        if (following > 0) copy_rows<STRIPE_KEYS>(next + KEYS * ROW, v + (size_t)(start + KEYS) * V_STRIDE, V_STRIDE, following);
         commit_copies();
         if (busy) multiply_values(rows, scores, keys + KEYS * ROW, warp_k, left);
         wait_copies<1>();

@@ -1,0 +1,343 @@
+// Attention of each sequence with itself, without a causal mask, in 16-bit floats on Hopper's warpgroup products
+// (wgmma): the function, the tensors and the work list of attention.cu, for heads of 32 and 64.
+//
+// A block has one head and QUERIES = 64 * WARPGROUPS queries of one sequence, a warpgroup 64 of them: a warp has 16 rows,
+// a thread two of them and every fourth pair of columns. Scores q k^T are one product of 64 x WIDTH from shared memory;
+// rounded to Element they are the left operand of the product with v straight from registers.
+//   ONLINE 0: the sequence is no longer than KEYS; k and v are loaded at once, and WIDTH is the length rounded up to a
+//     quarter of KEYS: a short sequence costs its own length. ONLINE 1: any length, KEYS at a time in two buffers, sums
+//     rescaled when the maximum of a row grows.
+// Several blocks fit a multiprocessor: one computes exponentials while another multiplies and a third loads.
+// Shared rows have HEAD_DIM elements, 128 or 64 bytes, in the swizzle of that width: chunk c of 16 bytes of row r at
+// c ^ (r mod 8) or c ^ (r / 2 mod 4). Keys beyond the end, up to WIDTH, are zeros there.
+// All threads load, by cp.async; batch, work list and cu_seqlens are read before the predecessor has ended.
+//
+// Macros: ELEMENT_F16 | ELEMENT_BF16; HEAD_DIM 32 | 64; KEYS 32 (ONLINE 0 only) | 64 | 128 | 192 (ONLINE 1 only) | 256 (ONLINE 0
+//   only); WARPGROUPS 1 .. 3; ONLINE 0 | 1; BLOCKS_PER_SM (default 1) as far as registers allow: 128 keys take 128
+//   registers, so 4 / WARPGROUPS; RELATIVE_BIAS 0 | 1, BIAS_MAX; Q_STRIDE, K_STRIDE, V_STRIDE, OUT_STRIDE, multiples of 8.
+// Block: 128 * WARPGROUPS threads. Grid: x = heads, y = capacity in work items (of QUERIES queries).
+// Dynamic shared memory, with R = 2 * HEAD_DIM: 1024 + QUERIES * R + (1 + ONLINE) * 2 * KEYS * R bytes,
+//   + RELATIVE_BIAS * 4 * (LONGEST + QUERIES), LONGEST = BIAS_MAX rounded up to 64 if ONLINE, else KEYS.
+// `scale` must be positive.
+// Intensity: 4 * HEAD_DIM operations a score and one exponential: at HEAD_DIM 64 the matrix units and the special
+//   function units take the same time, 512 cycles for 64 x 128 scores.
+#include "activation.cuh"
+#include "batch.cuh"
+#include "hopper.cuh"
+#include "ptx.cuh"
+
+#ifndef BLOCKS_PER_SM
+#define BLOCKS_PER_SM 1
+#endif
+
+static const int THREADS = 128 * WARPGROUPS;
+static const int QUERIES = 64 * WARPGROUPS;
+static const int ROW = 2 * HEAD_DIM;     // bytes of a shared row
+static const int CHUNKS = HEAD_DIM / 8;  // of a row
+static const int DIM_TILES = HEAD_DIM / 8;
+#define BUFFER_BYTES (2 * KEYS * ROW)  // k, then v
+#define MINUS_INFINITY __int_as_float(0xff800000)
+
+static_assert(HEAD_DIM == 32 || HEAD_DIM == 64, "the swizzle knows these");
+
+extern __shared__ unsigned char unaligned[];
+
+// What a thread knows of its two rows, g and g + 8 of the warp's sixteen, with g = lane / 4.
+struct Rows {
+    float result[DIM_TILES * 4];  // [tile of 8 columns][row, column]
+    float max[2];                 // of the scaled scores so far, in the exponent of 2
+    float sum[2];                 // of this thread's columns only
+};
+
+DEVICE u32 chunk_offset(int r, int c) {
+    return (u32)(r * ROW + (HEAD_DIM == 64 ? c ^ (r & 7) : c ^ ((r >> 1) & 3)) * 16);
+}
+
+// Rows of ROW bytes in their swizzle, groups of eight rows one after the other. For q and k the rows run along the
+// product's M or N and the row itself along its K; for v it is the other way round.
+DEVICE u64 descriptor(u32 address) {
+    const u64 swizzle = HEAD_DIM == 64 ? 1ull << 62 : 2ull << 62;
+    return swizzle | (u64)(8 * ROW >> 4) << 32 | 1ull << 16 | (address & 0x3ffff) >> 4;
+}
+
+// Copies `rows` rows of one head to shared memory, and zeros up to `padded` rows.
+template <int LIMIT, int STRIDE> DEVICE void copy_rows(u32 to, const Element *from, int rows, int padded) {
+    const int r0 = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS;
+    const int step = THREADS / CHUNKS;  // rows; a multiple of 8, so the swizzle of a thread stays the same
+    const Element *source = from + (size_t)r0 * STRIDE + c * 8;
+    to += chunk_offset(r0, c);
+#pragma unroll
+    for (int i = 0; i < (LIMIT + step - 1) / step; i++) {
+        const int r = r0 + i * step;
+        if (r < padded) copy_async(to + i * step * ROW, r < rows ? source + (size_t)i * step * STRIDE : from, r < rows);
+    }
+}
+
+// Waits for all but the last PENDING groups of copies, and makes them visible to the matrix units of all warps.
+template <int PENDING> DEVICE void arrive() {
+    wait_copies<PENDING>();
+    hopper::fence_async_proxy();
+    __syncthreads();
+}
+
+// result += p v for 16 keys: p from registers, v [16 keys][HEAD_DIM] in shared memory.
+DEVICE void multiply_values(float (&d)[DIM_TILES * 4], u32 a0, u32 a1, u32 a2, u32 a3, u64 v) {
+#if HEAD_DIM == 64
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16." WGMMA_TYPES " {" WGMMA_TEXT_32
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+                 : WGMMA_REGISTERS_32(d, 0)
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(v));
+#else
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16." WGMMA_TYPES " {" WGMMA_TEXT_16
+                 "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 1;"
+                 : WGMMA_REGISTERS_16(d, 0)
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(v));
+#endif
+}
+
+// Scores become scaled ones with the bias added (with RELATIVE_BIAS), and -infinity beyond `left` keys. `bias` points at
+// the entry for key 0 of the buffer and this thread's first row.
+template <int WIDTH> DEVICE void finish_scores(float (&s)[WIDTH / 2], int left, float factor, const float *bias) {
+    const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < WIDTH / 8; n++) {
+#if RELATIVE_BIAS
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            s[4 * n + e] = fmaf(s[4 * n + e], factor, bias[n * 8 + column + e % 2 - e / 2 * 8]);
+        }
+#endif
+        // Only the last quarter of KEYS can reach beyond the end.
+        if (n * 8 + 8 > left) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                if (n * 8 + column + e % 2 >= left) s[4 * n + e] = MINUS_INFINITY;
+            }
+        }
+    }
+}
+
+// Scores become exponentials; maxima and sums are brought up to date, results rescaled.
+template <int WIDTH> DEVICE void exponentiate(float (&s)[WIDTH / 2], Rows &rows, float factor) {
+#if RELATIVE_BIAS
+    factor = 1.0f;
+#endif
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float top = s[2 * h], other = s[2 * h + 1];
+#pragma unroll
+        for (int n = 1; n < WIDTH / 8; n++) top = fmaxf(top, s[4 * n + 2 * h]), other = fmaxf(other, s[4 * n + 2 * h + 1]);
+        top = fmaxf(top, other);
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        top *= factor;
+#if ONLINE
+        top = fmaxf(top, rows.max[h]);
+        const float rescale = exp2_approx(rows.max[h] - top);
+        rows.sum[h] *= rescale;
+#pragma unroll
+        for (int d = 0; d < DIM_TILES; d++) {
+            rows.result[4 * d + 2 * h] *= rescale;
+            rows.result[4 * d + 2 * h + 1] *= rescale;
+        }
+#endif
+        rows.max[h] = top;
+        float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int n = 0; n < WIDTH / 8; n++) {
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float &x = s[4 * n + 2 * h + e];
+                x = exp2_approx(fmaf(x, factor, -top));
+                sum[e] += x;
+            }
+        }
+        rows.sum[h] += sum[0] + sum[1];
+    }
+}
+
+// Where the key block of a turn lies, and how the next one is fetched meanwhile.
+struct Turn {
+    u32 keys, next;                  // buffers
+    const Element *next_k, *next_v;  // their rows in memory
+    int left, following;             // keys from here on; keys of the next turn
+};
+
+DEVICE int padded_width(int keys) {
+    const int unit = ONLINE ? KEYS : KEYS < 128 ? 32 : KEYS / 4;
+    return min(KEYS, (keys + unit - 1) / unit * unit);
+}
+
+// One block of keys, of which the first WIDTH take part. All threads of the block call it, with the same WIDTH.
+template <int WIDTH>
+DEVICE void take_keys(Rows &rows, u32 q_rows, const Turn &turn, bool busy, float factor, const float *bias) {
+    float s[WIDTH / 2];
+    if (busy) {
+        hopper::fence_registers(s);
+        hopper::wgmma_fence();
+        const u64 q = descriptor(q_rows), k = descriptor(turn.keys);
+#pragma unroll
+        for (int d = 0; d < HEAD_DIM / 16; d++) hopper::Wgmma<WIDTH>::multiply(s, q + 2 * d, k + 2 * d, d > 0);
+        hopper::wgmma_commit();
+        hopper::wgmma_wait<0>();
+        hopper::fence_registers(s);
+        finish_scores<WIDTH>(s, turn.left, factor, bias);
+        exponentiate<WIDTH>(s, rows, factor);
+    }
+    // v has arrived; every warp has read q for the last time in a single pass.
+    arrive<ONLINE>();
+#if ONLINE
+    if (turn.following > 0) {
+        copy_rows<KEYS, V_STRIDE>(turn.next + KEYS * ROW, turn.next_v, turn.following, padded_width(turn.following));
+    }
+    commit_copies();
+#endif
+    if (busy) {
+        u32 p[WIDTH / 4];
+#pragma unroll
+        for (int i = 0; i < WIDTH / 4; i++) p[i] = pack2<Element>(s[2 * i], s[2 * i + 1]);
+        hopper::fence_registers(rows.result);
+        hopper::wgmma_fence();
+        const u64 v = descriptor(turn.keys + KEYS * ROW);
+#pragma unroll
+        for (int g = 0; g < WIDTH / 16; g++) {
+            multiply_values(rows.result, p[4 * g], p[4 * g + 1], p[4 * g + 2], p[4 * g + 3], v + g * (16 * ROW >> 4));
+        }
+        hopper::wgmma_commit();
+        hopper::wgmma_wait<0>();
+        hopper::fence_registers(rows.result);
+    }
+}
+
+DEVICE void take_some_keys(Rows &rows, u32 q_rows, const Turn &turn, bool busy, float factor, const float *bias) {
+    const int width = padded_width(min(turn.left, KEYS));
+    if (width == KEYS) {
+        take_keys<KEYS>(rows, q_rows, turn, busy, factor, bias);
+        return;
+    }
+#if ONLINE
+    // The only width.
+#elif KEYS == 64
+    take_keys<32>(rows, q_rows, turn, busy, factor, bias);
+#elif KEYS == 128
+    if (width == 32) {
+        take_keys<32>(rows, q_rows, turn, busy, factor, bias);
+    } else if (width == 64) {
+        take_keys<64>(rows, q_rows, turn, busy, factor, bias);
+    } else {
+        take_keys<96>(rows, q_rows, turn, busy, factor, bias);
+    }
+#elif KEYS == 192 || KEYS == 256
+    // The widths between these have no product of their own here: rows of zeros fill them up.
+    if (width <= 64) {
+        take_keys<64>(rows, q_rows, turn, busy, factor, bias);
+    } else if (width <= 128) {
+        take_keys<128>(rows, q_rows, turn, busy, factor, bias);
+    } else {
+        take_keys<192>(rows, q_rows, turn, busy, factor, bias);
+    }
+#endif
+}
+
+// Divides by the sums and writes a warp's 16 rows, through its own rows of q in shared memory: 16 bytes a lane.
+DEVICE void store_results(const Rows &rows, Element *out, u32 q_rows, int count) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = rows.sum[h];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        const float inverse = 1.0f / sum;
+#pragma unroll
+        for (int d = 0; d < DIM_TILES; d++) {
+            const u32 pair = pack2<Element>(rows.result[4 * d + 2 * h] * inverse, rows.result[4 * d + 2 * h + 1] * inverse);
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(q_rows + chunk_offset(h * 8 + lane / 4, d) + lane % 4 * 4),
+                         "r"(pair)
+                         : "memory");
+        }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 16 * CHUNKS / 32; i++) {
+        const int r = (i * 32 + lane) / CHUNKS, c = lane % CHUNKS;
+        if (r < count) {
+            uint4 v;
+            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                         : "r"(q_rows + chunk_offset(r, c))
+                         : "memory");
+            *reinterpret_cast<uint4 *>(out + (size_t)r * OUT_STRIDE + c * 8) = v;
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
+    attention_sm90a(Element *out, const Element *q, const Element *k, const Element *v, const int *cu_seqlens,
+                    const int2 *work, const float *__restrict__ bias, float scale, const Batch *batch) {
+    if ((int)blockIdx.y >= batch->work_items) return;
+    const int2 item = work[blockIdx.y];
+    const int head = blockIdx.x, first = cu_seqlens[item.x], length = cu_seqlens[item.x + 1] - first;
+    const int first_query = item.y * QUERIES, queries = min(QUERIES, length - first_query);
+    const int warp = threadIdx.x / 32;
+    const float factor = scale * 1.44269504f;
+    const u32 q_rows = (shared_address(unaligned) + 1023) & ~1023u, buffers = q_rows + QUERIES * ROW;
+    k += (size_t)first * K_STRIDE + head * HEAD_DIM;
+    v += (size_t)first * V_STRIDE + head * HEAD_DIM;
+
+    const float *row_bias = nullptr;
+#if RELATIVE_BIAS
+    // Entry i of the shared slice is for j - i = i - (QUERIES - 1), counted from the block's first query.
+    float *slice = reinterpret_cast<float *>(unaligned + (buffers + (1 + ONLINE) * BUFFER_BYTES - shared_address(unaligned)));
+    const float *table = bias + head * (2 * BIAS_MAX - 1) + BIAS_MAX - 1 - first_query - (QUERIES - 1);
+    for (int i = threadIdx.x; i < length + QUERIES - 1; i += THREADS) {
+        // Queries beyond the sequence would ask for distances that the table does not have.
+        const bool known = i - (QUERIES - 1) - first_query > -BIAS_MAX;
+        slice[i] = known ? table[i] * 1.44269504f : 0.0f;
+    }
+    row_bias = slice + QUERIES - 1 - (warp * 16 + threadIdx.x % 32 / 4);
+#endif
+
+    wait_for_predecessor();
+    release_successor();
+    const int now = min(KEYS, length);
+    q += (size_t)(first + first_query) * Q_STRIDE + head * HEAD_DIM;
+    copy_rows<QUERIES, Q_STRIDE>(q_rows, q, queries, (queries + 63) & ~63);
+    copy_rows<KEYS, K_STRIDE>(buffers, k, now, padded_width(now));
+    commit_copies();
+    copy_rows<KEYS, V_STRIDE>(buffers + KEYS * ROW, v, now, padded_width(now));
+    commit_copies();
+
+    Rows rows;
+#pragma unroll
+    for (int h = 0; h < 2; h++) rows.max[h] = MINUS_INFINITY, rows.sum[h] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < DIM_TILES * 4; i++) rows.result[i] = 0.0f;
+
+    const bool busy = warp / 4 * 64 < queries;  // the whole warpgroup
+    const u32 own_q = q_rows + warp / 4 * 64 * ROW;
+    arrive<1>();
+#if ONLINE
+    // Groups of copies in flight at the top of each turn: v of this turn.
+    for (int start = 0, buffer = 0; start < length; start += KEYS, buffer ^= 1) {
+        Turn turn;
+        turn.keys = buffers + buffer * BUFFER_BYTES, turn.next = buffers + (buffer ^ 1) * BUFFER_BYTES;
+        turn.next_k = k + (size_t)(start + KEYS) * K_STRIDE, turn.next_v = v + (size_t)(start + KEYS) * V_STRIDE;
+        turn.left = length - start, turn.following = min(KEYS, turn.left - KEYS);
+        if (turn.following > 0) copy_rows<KEYS, K_STRIDE>(turn.next, turn.next_k, turn.following, padded_width(turn.following));
+        commit_copies();
+        take_some_keys(rows, own_q, turn, busy, factor, row_bias + start);
+        arrive<1>();
+    }
+    wait_copies<0>();
+#else
+    Turn turn;
+    turn.keys = turn.next = buffers, turn.next_k = k, turn.next_v = v, turn.left = length, turn.following = 0;
+    take_some_keys(rows, own_q, turn, busy, factor, row_bias);
+#endif
+
+    const int own = queries - warp * 16;
+    if (own > 0) {
+        out += (size_t)(first + first_query + warp * 16) * OUT_STRIDE + head * HEAD_DIM;
+        store_results(rows, out, q_rows + warp * 16 * ROW, own);
+    }
+}
