@@ -1,0 +1,180 @@
+//! `attention.cu` and `attention_f32.cu`: which variant for which batch.
+
+use super::{KernelSpec, Launch, LaunchArg, Operand, Rows, Setting};
+use crate::program::{Attention, Storage};
+
+/// Widths of heads that there are kernels for.
+pub(crate) fn takes_head_dim(head_dim: usize) -> bool {
+    (8..=128).contains(&head_dim) && head_dim.is_multiple_of(8)
+}
+
+/// Queries by keys of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Variant {
+    /// Tiles of 16 queries of each warp.
+    row_tiles: usize,
+    /// Warps along the queries.
+    warps_q: usize,
+    /// Warps along the keys.
+    warps_k: usize,
+    /// Keys at a time.
+    keys: usize,
+    /// Whether there may be more keys than that.
+    online: bool,
+}
+
+impl Variant {
+    const fn queries(&self) -> usize {
+        16 * self.row_tiles * self.warps_q
+    }
+
+    fn shared_bytes(&self, step: &Attention) -> usize {
+        let dim = step.head_dim.next_multiple_of(16);
+        let row = 2 * (dim + 8);
+        let buffers = 1 + usize::from(self.online);
+        let bias = step.relative.map_or(0, |relative| {
+            let longest = if self.online { relative.longest.next_multiple_of(16) } else { self.keys };
+            4 * (longest + self.queries())
+        });
+        let tiles = self.queries() * row + buffers * 2 * self.keys * row + bias;
+        if self.warps_k == 1 {
+            return tiles;
+        }
+        let merged = (self.warps_k - 1) * self.warps_q * 128 * self.row_tiles * (dim / 2 + 4);
+        tiles.max(self.queries() * row + merged)
+    }
+}
+
+/// The variant for a setting: the whole sequence at once where registers and shared memory hold it, and queries split
+/// finely while there are fewer blocks than multiprocessors.
+fn variant(step: &Attention, setting: &Setting) -> Variant {
+    let few_blocks =
+        |queries: usize| setting.tokens.div_ceil(queries) * step.heads < setting.planned_multiprocessors;
+    // Scores that a thread keeps are keys of one warp over two; wide heads need the registers for their results.
+    let most_keys = if step.head_dim > 64 { 128 } else { 256 };
+    let whole = setting.longest.min(most_keys).next_multiple_of(16);
+    let mut variants = Vec::new();
+    for (row_tiles, warps_q, warps_k) in [(1, 1, 4), (1, 2, 2), (1, 4, 1)] {
+        if warps_k > 1 && !few_blocks(32 * warps_q) {
+            continue;
+        }
+        if setting.longest <= most_keys {
+            let keys = whole.next_multiple_of(16 * warps_k);
+            variants.push(Variant { row_tiles, warps_q, warps_k, keys, online: false });
+        }
+        for keys in [128, 64] {
+            variants.push(Variant { row_tiles, warps_q, warps_k, keys, online: true });
+        }
+    }
+    let smallest = Variant { row_tiles: 1, warps_q: 2, warps_k: 1, keys: 32, online: true };
+    let fits = |variant: &Variant| variant.shared_bytes(step) <= setting.arch.shared_bytes();
+    variants.into_iter().find(fits).unwrap_or(smallest)
+}
+
+/// Queries of a block of `attention_f32.cu`.
+const QUERIES_F32: usize = 32;
+const KEYS_F32: usize = 64;
+const THREADS_F32: usize = 128;
+
+/// Rows of queries in an item of the work list.
+pub(crate) fn query_block(storage: Storage, step: &Attention, setting: &Setting) -> usize {
+    if storage == Storage::F32 { QUERIES_F32 } else { variant(step, setting).queries() }
+}
+
+/// Kernel, threads and shared memory in f32.
+fn kernel_f32(step: &Attention) -> (KernelSpec, usize, usize) {
+    let dim = step.head_dim.next_multiple_of(16);
+    let shared = ((QUERIES_F32 + KEYS_F32) * (dim + 4) + KEYS_F32 * dim + QUERIES_F32 * (KEYS_F32 + 4)) * 4;
+    let kernel = KernelSpec::file("attention_f32").element(Storage::F32).with("HEAD_DIM", step.head_dim);
+    (kernel, THREADS_F32, shared)
+}
+
+/// Kernel, threads and shared memory in 16-bit types.
+fn kernel_16(storage: Storage, step: &Attention, setting: &Setting) -> (KernelSpec, usize, usize) {
+    let variant = variant(step, setting);
+    let kernel = KernelSpec::file("attention")
+        .element(storage)
+        .with("HEAD_DIM", step.head_dim)
+        .with("KEYS", variant.keys)
+        .with("ROW_TILES", variant.row_tiles)
+        .with("WARPS_Q", variant.warps_q)
+        .with("WARPS_K", variant.warps_k)
+        .with("ONLINE", u8::from(variant.online));
+    (kernel, 32 * variant.warps_q * variant.warps_k, variant.shared_bytes(step))
+}
+
+/// The launch of an attention.
+pub(crate) fn launch(storage: Storage, step: &Attention, setting: &Setting) -> Launch {
+    let width = step.heads * step.head_dim;
+    let (stride, k, v) = match step.kv {
+        Some((k, v)) => {
+            (width, LaunchArg::Address(Operand::Tensor(k)), LaunchArg::Address(Operand::Tensor(v)))
+        }
+        // Side by side in one tensor, read where they lie.
+        None => {
+            let part = |part: usize| {
+                LaunchArg::AddressAt(Operand::Tensor(step.q), (part * width * storage.bytes()) as u64)
+            };
+            (3 * width, part(1), part(2))
+        }
+    };
+    let (kernel, threads, shared) = match storage {
+        Storage::F32 => kernel_f32(step),
+        _ => kernel_16(storage, step, setting),
+    };
+    let kernel = kernel
+        .with("RELATIVE_BIAS", u8::from(step.relative.is_some()))
+        .with("BIAS_MAX", step.relative.map_or(0, |relative| relative.longest))
+        .with("Q_STRIDE", stride)
+        .with("K_STRIDE", stride)
+        .with("V_STRIDE", stride)
+        .with("OUT_STRIDE", width);
+    let mut config = setting.config(step.heads, threads as u32, shared);
+    config.grid[1] = super::work_capacity(setting, query_block(storage, step, setting)) as u32;
+    let args = vec![
+        LaunchArg::Address(Operand::Tensor(step.y)),
+        LaunchArg::Address(Operand::Tensor(step.q)),
+        k,
+        v,
+        LaunchArg::Address(Operand::CuSeqlens),
+        LaunchArg::Address(Operand::WorkList),
+        LaunchArg::Address(step.relative.map_or(Operand::Null, |relative| Operand::Weight(relative.bias))),
+        LaunchArg::Float(step.scale),
+        LaunchArg::Address(Operand::Batch(Rows::Tokens)),
+    ];
+    Launch { kernel, config, args }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Arch;
+    use crate::kernels::buckets;
+
+    #[test]
+    fn every_head_and_length_has_a_variant_that_fits_every_card() {
+        for arch in Arch::ALL {
+            for head_dim in (1..=200).filter(|head_dim| takes_head_dim(*head_dim)) {
+                let step =
+                    Attention { q: 0, kv: None, y: 1, heads: 12, head_dim, scale: 0.125, relative: None };
+                // Turing's shared memory is too small for wide heads in f32; building a plan says so.
+                if arch != Arch::Sm75 || head_dim <= 80 {
+                    assert!(kernel_f32(&step).2 <= arch.shared_bytes(), "{arch} {head_dim}");
+                }
+                for tokens in buckets::token_buckets() {
+                    for longest in buckets::length_classes() {
+                        let setting = Setting { tokens, longest, ..Setting::typical(arch) };
+                        let variant = variant(&step, &setting);
+                        assert!(
+                            variant.shared_bytes(&step) <= arch.shared_bytes(),
+                            "{arch} {head_dim} {variant:?}"
+                        );
+                        assert!(variant.online || variant.keys >= longest, "{variant:?} for {longest}");
+                        assert!(variant.keys <= 256 && variant.keys.is_multiple_of(16 * variant.warps_k));
+                        assert!(variant.warps_q * variant.warps_k <= 8);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `gemm_sm90a.cu`: many tokens on Hopper.
+
+use super::{Tile, activation_number, best_tile};
+use crate::arch::Arch;
+use crate::driver::TensorMapDesc;
+use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
+use crate::program::{Linear, Storage};
+
+/// Rows of a tile: two consumers of 64.
+const TILE_M: usize = 128;
+const BLOCK_K: usize = 64;
+const THREADS: u32 = 384;
+const STORE_BYTES: usize = 8192;
+
+/// Bytes that a stage of the ring takes.
+fn stage_bytes(tile_n: usize) -> usize {
+    (TILE_M + tile_n) * BLOCK_K * 2
+}
+
+fn shared_bytes(tile_n: usize, stages: usize, store_buffers: usize) -> usize {
+    1024 + stages * stage_bytes(tile_n) + 2 * store_buffers * STORE_BYTES + 16 * stages
+}
+
+/// As many stages as fit, up to what hides the memory's latency.
+fn stages(tile_n: usize, store_buffers: usize, limit: usize) -> usize {
+    (2..=8).rev().find(|stages| shared_bytes(tile_n, *stages, store_buffers) <= limit).unwrap_or(2)
+}
+
+/// Widths of tiles, with their share of peak by estimate.
+const TILES: [(Tile, usize); 4] = [
+    (Tile { rows: TILE_M, columns: 256, efficiency: 1.0 }, 256),
+    (Tile { rows: TILE_M, columns: 192, efficiency: 0.97 }, 192),
+    (Tile { rows: TILE_M, columns: 128, efficiency: 0.9 }, 128),
+    (Tile { rows: TILE_M, columns: 64, efficiency: 0.6 }, 64),
+];
+
+pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
+    let fits = setting.arch == Arch::Sm90a
+        && matches!(storage, Storage::F16 | Storage::Bf16)
+        && linear.n.is_multiple_of(8)
+        && linear.k.is_multiple_of(8);
+    if !fits {
+        return None;
+    }
+    let capacity = setting.allocated(linear.rows);
+    let (_, tile_n) = best_tile(&TILES, capacity, linear.n, setting.planned_multiprocessors)?;
+    let store_buffers = if linear.output_f32 { 0 } else { 2 };
+    let stages = stages(tile_n, store_buffers, setting.arch.shared_bytes());
+    let kernel = KernelSpec::file("gemm_sm90a")
+        .element(storage)
+        .with("N", linear.n)
+        .with("K", linear.k)
+        .with("TILE_N", tile_n)
+        .with("STAGES", stages)
+        .with("STORE_BUFFERS", store_buffers)
+        .with("STAGGER", 0)
+        .with("ACTIVATION", activation_number(linear.activation))
+        .flag("RESIDUAL", linear.residual.is_some())
+        .flag("OUTPUT_F32", linear.output_f32);
+    let tiles = capacity / TILE_M * linear.n.div_ceil(tile_n);
+    let blocks = tiles.min(setting.multiprocessors);
+    let config = setting.config(blocks, THREADS, shared_bytes(tile_n, stages, store_buffers));
+    let bf16 = storage == Storage::Bf16;
+    let map = |rows: usize, columns: usize, box_rows: usize| TensorMapDesc {
+        bf16,
+        rows: rows as u64,
+        columns: columns as u64,
+        box_size: [BLOCK_K as u32, box_rows as u32],
+    };
+    let a = LaunchArg::Map(Operand::Tensor(linear.x), map(capacity, linear.k, TILE_M));
+    let w = LaunchArg::Map(Operand::Weight(linear.weight), map(linear.n, linear.k, tile_n));
+    // An f32 result is stored without a map; the kernel still takes one.
+    let d = match linear.output_f32 {
+        true => a,
+        false => LaunchArg::Map(Operand::Tensor(linear.y), map(capacity, linear.n, 64)),
+    };
+    let args = vec![
+        a,
+        w,
+        d,
+        LaunchArg::Address(Operand::Weight(linear.bias)),
+        LaunchArg::Address(linear.residual.map_or(Operand::Null, Operand::Tensor)),
+        LaunchArg::Address(Operand::Tensor(linear.y)),
+        LaunchArg::Address(Operand::Batch(linear.rows)),
+        LaunchArg::Int(capacity as i32),
+    ];
+    Some(Launch { kernel, config, args })
+}

@@ -1,0 +1,80 @@
+//! `gemm_small_sm90a.cu`: few tokens on Hopper, made for latency.
+
+use super::activation_number;
+use crate::arch::Arch;
+use crate::driver::TensorMapDesc;
+use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
+use crate::program::{Linear, Storage};
+
+const BLOCK_K: usize = 64;
+/// Features of a tile: one wgmma high.
+const FEATURES: usize = 64;
+/// Widths of tiles in tokens.
+const TOKENS: [usize; 8] = [8, 16, 32, 64, 96, 128, 192, 256];
+/// Blocks along K, at most: a portable cluster.
+const MOST_SPLITS: usize = 8;
+/// Tokens up to which this kernel is the better one.
+const MOST_TOKENS: usize = 256;
+
+fn shared_bytes(tokens: usize, split: usize, stages: usize) -> usize {
+    let owned = (tokens / 8).div_ceil(split);
+    1024 + stages * (FEATURES + tokens) * 128 + owned * FEATURES * (32 * (split - 1) + 16) + 16 * stages + 8
+}
+
+/// Blocks along K: as many as let the whole grid run at once.
+fn split(k_blocks: usize, tiles: usize, multiprocessors: usize) -> usize {
+    (multiprocessors / tiles.max(1)).clamp(1, MOST_SPLITS.min(k_blocks))
+}
+
+pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
+    let rows = setting.rows(linear.rows);
+    let fits = setting.arch == Arch::Sm90a
+        && matches!(storage, Storage::F16 | Storage::Bf16)
+        && linear.n.is_multiple_of(8)
+        && linear.k.is_multiple_of(8)
+        && rows <= MOST_TOKENS;
+    if !fits {
+        return None;
+    }
+    let tokens = TOKENS.into_iter().find(|tokens| rows <= *tokens)?;
+    let k_blocks = linear.k.div_ceil(BLOCK_K);
+    let tiles = linear.n.div_ceil(FEATURES);
+    let split = split(k_blocks, tiles, setting.planned_multiprocessors);
+    let whole = k_blocks.div_ceil(split);
+    let stages = (2..=whole.max(2))
+        .rev()
+        .find(|stages| shared_bytes(tokens, split, *stages) <= setting.arch.shared_bytes())?;
+    let kernel = KernelSpec::file("gemm_small_sm90a")
+        .element(storage)
+        .with("N", linear.n)
+        .with("K", linear.k)
+        .with("TOKENS", tokens)
+        .with("FEATURES", FEATURES)
+        .with("SPLIT", split)
+        .with("SHARE", 1)
+        .with("STAGES", stages)
+        .with("ACTIVATION", activation_number(linear.activation))
+        .flag("RESIDUAL", linear.residual.is_some())
+        .flag("OUTPUT_F32", linear.output_f32);
+    let capacity = setting.allocated(linear.rows);
+    let mut config = setting.config(1, (2 * FEATURES + 32) as u32, shared_bytes(tokens, split, stages));
+    config.grid = [split as u32, tiles as u32, rows.div_ceil(tokens) as u32];
+    config.cluster = [split as u32, 1];
+    let map = |rows: usize, columns: usize, box_rows: usize| TensorMapDesc {
+        bf16: storage == Storage::Bf16,
+        rows: rows as u64,
+        columns: columns as u64,
+        box_size: [BLOCK_K as u32, box_rows as u32],
+    };
+    let args = vec![
+        LaunchArg::Map(Operand::Tensor(linear.x), map(capacity, linear.k, tokens)),
+        LaunchArg::Map(Operand::Weight(linear.weight), map(linear.n, linear.k, FEATURES)),
+        LaunchArg::Address(Operand::Weight(linear.bias)),
+        LaunchArg::Address(linear.residual.map_or(Operand::Null, Operand::Tensor)),
+        LaunchArg::Address(Operand::Tensor(linear.y)),
+        LaunchArg::Address(Operand::Batch(linear.rows)),
+        LaunchArg::Address(Operand::Null),
+        LaunchArg::Int(0),
+    ];
+    Some(Launch { kernel, config, args })
+}

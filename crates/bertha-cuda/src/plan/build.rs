@@ -1,0 +1,92 @@
+//! Making a plan from a graph.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bertha_compile::Precision;
+use bertha_graph::Graph;
+use bytes::Bytes;
+
+use super::{CudaPlan, PlanError, kernels_in, weights};
+use crate::arch::Arch;
+use crate::driver::CudaError;
+use crate::kernels::{KernelSpec, Setting};
+use crate::nvrtc::Nvrtc;
+use crate::program::{LowerError, Program, UnsupportedNode, lower};
+
+pub(super) fn build(
+    graph: &Graph,
+    arch: Arch,
+    precision: Precision,
+    multiprocessors: usize,
+    settings: &[Setting],
+) -> Result<CudaPlan, PlanError> {
+    let program = checked_program(graph, arch, precision)?;
+    let kernels = kernels_in(&program, settings);
+    let cubins = compile_all(&kernels, arch)?;
+    let weights: Result<Vec<Bytes>, LowerError> =
+        program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect();
+    Ok(CudaPlan { arch, precision, multiprocessors, program, cubins, weights: weights? })
+}
+
+/// Lowers the graph if the architecture has the precision, and shared memory for every step.
+pub(super) fn checked_program(graph: &Graph, arch: Arch, precision: Precision) -> Result<Program, PlanError> {
+    if precision == Precision::Bf16 && !arch.has_bf16() {
+        return Err(LowerError::Precision { arch: arch.to_string(), precision }.into());
+    }
+    let program = lower(graph, precision)?;
+    let launches = program.launches(&Setting::typical(arch));
+    let nodes: Vec<UnsupportedNode> = program
+        .steps
+        .iter()
+        .zip(&launches)
+        .filter(|(_, launch)| launch.config.shared_bytes as usize > arch.shared_bytes())
+        .map(|(step, launch)| {
+            let why =
+                format!("{} needs {} bytes of shared memory", step.step.name(), launch.config.shared_bytes);
+            UnsupportedNode {
+                node: step.node.clone(),
+                why: format!("{why}; {arch} has {}", arch.shared_bytes()),
+            }
+        })
+        .collect();
+    if nodes.is_empty() { Ok(program) } else { Err(LowerError::Unsupported { nodes }.into()) }
+}
+
+/// Compiles on as many threads as there are cores.
+fn compile_all(kernels: &BTreeSet<KernelSpec>, arch: Arch) -> Result<BTreeMap<String, Bytes>, CudaError> {
+    let nvrtc = Nvrtc::get()?;
+    let kernels: Vec<&KernelSpec> = kernels.iter().collect();
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    let failed = Mutex::new(None);
+    let work = || {
+        while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match kernel.compile(nvrtc, arch) {
+                Ok(compiled) => {
+                    tracing::debug!("{kernel} for {arch}: {} bytes", compiled.cubin.len());
+                    lock(&done).insert(kernel.to_string(), Bytes::from(compiled.cubin));
+                }
+                Err(error) => {
+                    lock(&failed).get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(kernels.len().max(1));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,195 @@
+//! What is made of a model for a kind of card before any card is there: machine code, and weights as kernels read them.
+//!
+//! The steps themselves are not part of a stored plan: lowering gives the same ones from the graph again, in well under a
+//! millisecond, so that no list of steps in a file can lie.
+
+mod build;
+mod stored;
+mod weights;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bertha_compile::Precision;
+use bertha_graph::Graph;
+use bytes::Bytes;
+
+pub use stored::{StoredCubin, StoredPlan, StoredWeight};
+
+use crate::arch::Arch;
+use crate::driver::CudaError;
+use crate::kernels::{KernelSpec, Setting, buckets};
+use crate::program::{LowerError, Program};
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The graph does not run on the GPU.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// A kernel could not be compiled.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// A stored plan does not fit its graph or itself.
+    #[error("the CUDA plan {target}: {why}")]
+    Stored {
+        /// The plan's name.
+        target: String,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// A program with its machine code and weights, for one architecture and precision.
+#[derive(Clone, Debug)]
+pub struct CudaPlan {
+    arch: Arch,
+    precision: Precision,
+    multiprocessors: usize,
+    program: Program,
+    /// Machine code by the kernel's name.
+    cubins: BTreeMap<String, Bytes>,
+    /// In the order of the program's weights.
+    weights: Vec<Bytes>,
+}
+
+impl CudaPlan {
+    /// Lowers `graph`, compiles its kernels and converts its weights. Needs NVRTC and no card; `multiprocessors` are those
+    /// of the card it is for, when one is at hand.
+    ///
+    /// # Errors
+    /// When the graph has nodes without kernels, a kernel does not compile, or a weight does not fit the precision.
+    pub fn build(
+        graph: &Graph,
+        arch: Arch,
+        precision: Precision,
+        multiprocessors: Option<usize>,
+    ) -> Result<Self, PlanError> {
+        let multiprocessors = multiprocessors.unwrap_or(arch.typical_multiprocessors());
+        build::build(graph, arch, precision, multiprocessors, &everywhere(arch, multiprocessors))
+    }
+
+    /// As [`Self::build`], with the kernels for batches like these alone, each given as numbers of tokens and sequences
+    /// and the longest length. Other batches fail.
+    ///
+    /// # Errors
+    /// As for [`Self::build`].
+    pub fn build_for(
+        graph: &Graph,
+        arch: Arch,
+        precision: Precision,
+        multiprocessors: usize,
+        batches: &[[usize; 3]],
+    ) -> Result<Self, PlanError> {
+        let base = base_setting(arch, multiprocessors);
+        let settings: Vec<Setting> = batches
+            .iter()
+            .map(|[tokens, sequences, longest]| base.for_batch(*tokens, *sequences, *longest))
+            .collect();
+        build::build(graph, arch, precision, multiprocessors, &settings)
+    }
+
+    /// The name under which an engine file keeps it, such as `cuda-sm_90a-f16`.
+    pub fn target(&self) -> String {
+        target_name(self.arch, self.precision)
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// The precision.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Multiprocessors of the card that kernels were chosen for.
+    pub fn planned_multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// The steps.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The weights, in the program's order.
+    pub fn weights(&self) -> &[Bytes] {
+        &self.weights
+    }
+
+    /// The machine code of a kernel.
+    pub fn cubin(&self, kernel: &KernelSpec) -> Option<&Bytes> {
+        self.cubins.get(&kernel.to_string())
+    }
+
+    /// Bytes of machine code and of weights.
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.cubins.values().map(Bytes::len).sum(), self.weights.iter().map(Bytes::len).sum())
+    }
+
+    /// Names of all kernels.
+    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+        self.cubins.keys().map(String::as_str)
+    }
+}
+
+/// The name of a plan.
+pub fn target_name(arch: Arch, precision: Precision) -> String {
+    format!("cuda-{arch}-{precision}")
+}
+
+/// What a plan's name says, if it is the name of a CUDA plan.
+pub fn parse_target(name: &str) -> Option<(Arch, Precision)> {
+    let (arch, precision) = name.strip_prefix("cuda-")?.rsplit_once('-')?;
+    Some((arch.parse().ok()?, precision.parse().ok()?))
+}
+
+/// The smallest setting on a card that a plan is made for.
+fn base_setting(arch: Arch, multiprocessors: usize) -> Setting {
+    Setting { multiprocessors, planned_multiprocessors: multiprocessors, ..Setting::typical(arch) }
+}
+
+/// Every setting in which kernels may differ.
+fn everywhere(arch: Arch, multiprocessors: usize) -> Vec<Setting> {
+    let base = base_setting(arch, multiprocessors);
+    // Kernels of steps over tokens depend on the number of tokens and the longest sequence, those of steps over sequences
+    // on the number of sequences.
+    let over_tokens = buckets::token_buckets().flat_map(|tokens| {
+        // No sequence is longer than the batch, but for the class that it shares with shorter ones.
+        let longest = buckets::length_class(tokens);
+        let classes = buckets::length_classes().filter(move |class| *class <= longest);
+        classes.map(move |longest| Setting { tokens, longest, ..base })
+    });
+    let over_sequences = buckets::sequence_buckets(MOST_PLANNED_SEQUENCES).map(|sequences| Setting {
+        sequences,
+        tokens: sequences.max(base.tokens),
+        ..base
+    });
+    over_tokens.chain(over_sequences).collect()
+}
+
+/// The kernels of a program's launches in these settings.
+fn kernels_in(program: &Program, settings: &[Setting]) -> BTreeSet<KernelSpec> {
+    let launches = settings.iter().flat_map(|setting| program.launches(setting));
+    launches.map(|launch| launch.kernel).collect()
+}
+
+/// Sequences in a batch beyond which kernels do not change any more.
+const MOST_PLANNED_SEQUENCES: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_plans_round_trip() {
+        for arch in Arch::ALL {
+            for precision in Precision::ALL {
+                assert_eq!(parse_target(&target_name(arch, precision)), Some((arch, precision)));
+            }
+        }
+        assert_eq!(parse_target("cpu"), None);
+        assert_eq!(parse_target("cuda-sm_1-f16"), None);
+    }
+}

@@ -1,0 +1,497 @@
+//! From a ragged graph to a program: a step for every node, a place for every tensor.
+
+use std::collections::HashMap;
+
+use bertha_compile::memory::Buffer;
+use bertha_compile::{Precision, Uses};
+use bertha_graph::{
+    DType, Dim, Graph, Node, NodeId, Op, Origin, RelativeBuckets, Shape, TensorId, UnaryOp, WeightLayout,
+};
+
+use super::generate;
+use super::order::mark_needed;
+use super::step::{
+    Attention, CudaStep, Embedding, Linear, Lookup, Norm, RelativeBias, TensorIndex, WeightIndex,
+};
+use super::{
+    Arena, Input, LowerError, OutputPlan, Place, Program, Step, Storage, TensorPlan, UnsupportedNode,
+    WeightForm, WeightPlan,
+};
+use crate::kernels::Rows;
+use crate::kernels::attention::takes_head_dim;
+use crate::kernels::row::{MOST_TABLES, WIDEST_ROW};
+
+/// Lowers `graph` in a precision. The same graph gives the same program, index for index.
+pub(crate) fn lower(graph: &Graph, precision: Precision) -> Result<Program, LowerError> {
+    if graph.outputs().len() > 64 {
+        return Err(LowerError::TooManyOutputs { count: graph.outputs().len() });
+    }
+    let mut lowering = Lowering::new(graph, precision)?;
+    let mut unsupported = Vec::new();
+    for (id, node) in graph.node_ids().zip(graph.nodes()) {
+        if lowering.done.contains(&id) {
+            continue;
+        }
+        if let Err(why) = lowering.lower_node(node) {
+            unsupported.push(UnsupportedNode { node: node.name.clone(), why });
+        }
+    }
+    if !unsupported.is_empty() {
+        return Err(LowerError::Unsupported { nodes: unsupported });
+    }
+    lowering.finish()
+}
+
+/// Tokens of a sequence for which relative biases are kept where no position table bounds it.
+const LONGEST_WITHOUT_POSITIONS: usize = 4096;
+
+/// A step under construction and what it needs; an error says what of the node there is no kernel for.
+type Lowered<T> = Result<T, String>;
+
+pub(super) struct Lowering<'a> {
+    pub(super) graph: &'a Graph,
+    uses: Uses,
+    storage: Storage,
+    steps: Vec<Step>,
+    tensors: Vec<TensorPlan>,
+    weights: Vec<WeightPlan>,
+    index_of: HashMap<TensorId, TensorIndex>,
+    buffer_of: HashMap<TensorIndex, usize>,
+    buffers: Vec<Buffer>,
+    /// Pairs of a tensor and another that is a view of it.
+    views: Vec<(TensorIndex, TensorIndex)>,
+    /// Nodes that an earlier step has taken in.
+    done: Vec<NodeId>,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(graph: &'a Graph, precision: Precision) -> Result<Self, LowerError> {
+        let mut lowering = Lowering {
+            graph,
+            uses: Uses::of(graph),
+            storage: Storage::of(precision),
+            steps: Vec::new(),
+            tensors: Vec::new(),
+            weights: Vec::new(),
+            index_of: HashMap::new(),
+            buffer_of: HashMap::new(),
+            buffers: Vec::new(),
+            views: Vec::new(),
+            done: Vec::new(),
+        };
+        for id in graph.inputs() {
+            let tensor = graph.tensor(*id);
+            let known = Input::ALL.into_iter().find(|input| input.name() == tensor.name);
+            let input =
+                known.filter(|input| tensor.ty.dtype == DType::I32 && tensor.ty.shape == input_shape(*input));
+            let Some(input) = input else {
+                return Err(LowerError::NotRagged { what: format!("{}: {}", tensor.name, tensor.ty) });
+            };
+            lowering.add_tensor(*id, Storage::I32, Place::Input(input));
+        }
+        Ok(lowering)
+    }
+
+    fn lower_node(&mut self, node: &Node) -> Lowered<()> {
+        let [Some(y)] = node.outputs.as_slice() else {
+            return self.lower_several(node);
+        };
+        if is_alias(&node.op)
+            && let Some(Some(x)) = node.inputs.first()
+            && self.graph.tensor(*x).constant().is_none()
+        {
+            return self.alias(*x, *y);
+        }
+        let step = match &node.op {
+            Op::EmbeddingSum => self.embedding(node, *y)?,
+            Op::LayerNorm { axis, epsilon } => self.layer_norm(node, *y, *axis, *epsilon)?,
+            Op::Linear { layout, activation } => self.linear(node, *y, *layout, *activation)?,
+            Op::MatMul if self.is_constant(node, 1) => {
+                self.linear(node, *y, WeightLayout::InOut, bertha_graph::Activation::None)?
+            }
+            Op::RaggedAttention { heads, scale, relative } => {
+                self.attention(node, *y, (*heads, *scale), *relative)?
+            }
+            Op::Pool(kind) => {
+                self.expect_input(node, 1, Input::CuSeqlens)?;
+                let (x, width) = self.matrix(node, 0, Rows::Tokens)?;
+                check_width(width)?;
+                let storage = if self.is_for_the_caller(*y) { Storage::F32 } else { self.storage };
+                let y = self.write(*y, storage);
+                CudaStep::Pool { kind: *kind, x, y, width }
+            }
+            _ => CudaStep::Generated(generate::generate(self, node, *y)?),
+        };
+        self.push(node.name.clone(), step);
+        Ok(())
+    }
+
+    /// `split` is several steps, one for each piece that is read.
+    fn lower_several(&mut self, node: &Node) -> Lowered<()> {
+        for (index, output) in node.outputs.iter().enumerate() {
+            let Some(y) = output else { continue };
+            let step = CudaStep::Generated(generate::piece(self, node, index, *y)?);
+            self.push(node.name.clone(), step);
+        }
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, node: String, step: CudaStep) {
+        let at = self.steps.len();
+        let mut read = Vec::new();
+        step.reads(|tensor| read.push(tensor));
+        for tensor in read.into_iter().chain([step.writes()]) {
+            if let Some(buffer) = self.buffer_of.get(&tensor) {
+                self.buffers[*buffer].last = self.buffers[*buffer].last.max(at);
+            }
+        }
+        self.steps.push(Step { node, step, needed_by: 0 });
+    }
+
+    // ---- the ops -----------------------------------------------------------------------------------------------
+
+    fn embedding(&mut self, node: &Node, y: TensorId) -> Lowered<CudaStep> {
+        let mut lookups = Vec::new();
+        let mut width = 0;
+        for pair in node.inputs.chunks(2) {
+            let [Some(ids), Some(table)] = pair else { return Err("an operand is missing".into()) };
+            let data = self.constant(*table).ok_or("its table is computed")?;
+            let [rows, columns] = *data.shape() else { return Err("its table is no matrix".into()) };
+            let ids = self.read(*ids)?;
+            self.expect_storage(ids, Storage::I32)?;
+            width = columns;
+            lookups.push(Lookup { ids, table: self.weight(*table, WeightForm::Rows), rows });
+        }
+        if lookups.len() > MOST_TABLES {
+            return Err(format!("a sum over {} tables", lookups.len()));
+        }
+        check_width(width)?;
+        // A norm that alone reads the sum is part of the same kernel.
+        let norm = self.uses.only_reader(y).and_then(|reader| {
+            let norm = self.graph.node(reader);
+            match norm.op {
+                Op::LayerNorm { axis, epsilon } => Some((reader, norm, axis, epsilon)),
+                _ => None,
+            }
+        });
+        if let Some((reader, node, axis, epsilon)) = norm
+            && let [Some(result)] = node.outputs.as_slice()
+            && let Ok(norm) = self.norm(node, axis, epsilon, width)
+        {
+            self.done.push(reader);
+            let y = self.write(*result, self.storage);
+            return Ok(CudaStep::Embedding(Embedding { lookups, norm: Some(norm), y, width }));
+        }
+        let y = self.write(y, self.storage);
+        Ok(CudaStep::Embedding(Embedding { lookups, norm: None, y, width }))
+    }
+
+    fn norm(&mut self, node: &Node, axis: i64, epsilon: f32, width: usize) -> Lowered<Norm> {
+        let (Some(gamma), Some(beta)) = (operand(node, 1), operand(node, 2)) else {
+            return Err("a layer norm without gamma and beta".into());
+        };
+        let rank = operand(node, 0).map_or(0, |x| self.graph.tensor(x).ty.shape.rank()) as i64;
+        if axis != -1 && axis != rank - 1 {
+            return Err("a layer norm over several dimensions".into());
+        }
+        for id in [gamma, beta] {
+            if self.constant(id).is_none_or(|data| data.shape() != [width]) {
+                return Err("gamma or beta that is no constant row".into());
+            }
+        }
+        Ok(Norm {
+            gamma: self.weight(gamma, WeightForm::F32),
+            beta: self.weight(beta, WeightForm::F32),
+            epsilon,
+        })
+    }
+
+    fn layer_norm(&mut self, node: &Node, y: TensorId, axis: i64, epsilon: f32) -> Lowered<CudaStep> {
+        let rows = self.rows_of(y)?;
+        let (x, width) = self.matrix(node, 0, rows)?;
+        check_width(width)?;
+        let norm = self.norm(node, axis, epsilon, width)?;
+        let y = self.write(y, self.storage);
+        Ok(CudaStep::LayerNorm { x, norm, y, width, rows })
+    }
+
+    fn linear(
+        &mut self,
+        node: &Node,
+        y: TensorId,
+        layout: WeightLayout,
+        activation: bertha_graph::Activation,
+    ) -> Lowered<CudaStep> {
+        let rows = self.rows_of(y)?;
+        let (x, k) = self.matrix(node, 0, rows)?;
+        let weight = operand(node, 1).ok_or("its weight is missing")?;
+        let data = self.constant(weight).ok_or("its weight is computed")?;
+        let n = match (layout, data.shape()) {
+            (WeightLayout::OutIn, [n, width]) | (WeightLayout::InOut, [width, n]) if *width == k => *n,
+            (_, shape) => return Err(format!("a weight of shape {shape:?} for {k} features")),
+        };
+        let bias = match operand(node, 2) {
+            None => self.weight_plan(WeightPlan { name: String::new(), form: WeightForm::Zeros(n) }),
+            Some(bias) if self.constant(bias).is_some_and(|data| data.shape() == [n]) => {
+                self.weight(bias, WeightForm::F32)
+            }
+            Some(_) => return Err("a bias that is no constant row".into()),
+        };
+        let residual = match operand(node, 3) {
+            None => None,
+            Some(_) => Some(self.matrix(node, 3, rows)?.0),
+        };
+        let weight = self.weight(weight, WeightForm::of_matrix(layout));
+        // What only the caller reads is handed out in f32 anyway.
+        let output_f32 = self.storage != Storage::F32 && self.is_for_the_caller(y);
+        let storage = if output_f32 { Storage::F32 } else { self.storage };
+        let y = self.write(y, storage);
+        Ok(CudaStep::Linear(Linear { x, weight, bias, residual, y, n, k, activation, rows, output_f32 }))
+    }
+
+    fn attention(
+        &mut self,
+        node: &Node,
+        y: TensorId,
+        (heads, scale): (usize, f32),
+        relative: Option<RelativeBuckets>,
+    ) -> Lowered<CudaStep> {
+        self.expect_input(node, 3, Input::CuSeqlens)?;
+        let (q, stride) = self.matrix(node, 0, Rows::Tokens)?;
+        let kv = match (operand(node, 1), operand(node, 2)) {
+            (None, None) => None,
+            (Some(_), Some(_)) => {
+                Some((self.matrix(node, 1, Rows::Tokens)?.0, self.matrix(node, 2, Rows::Tokens)?.0))
+            }
+            _ => return Err("keys without values".into()),
+        };
+        let width = if kv.is_none() { stride / 3 } else { stride };
+        if heads == 0 || !width.is_multiple_of(heads) || !takes_head_dim(width / heads) {
+            return Err(format!("{heads} heads of {width} features together"));
+        }
+        let relative = match (relative, operand(node, 4)) {
+            (Some(buckets), Some(table)) => {
+                let data = self.constant(table).ok_or("its bias table is computed")?;
+                if data.shape() != [buckets.buckets, heads] {
+                    return Err(format!("a bias table of shape {:?}", data.shape()));
+                }
+                let longest = self.longest();
+                let RelativeBuckets { buckets, max_distance } = buckets;
+                let bias = self.weight(table, WeightForm::Distances { buckets, max_distance, longest });
+                Some(RelativeBias { bias, longest })
+            }
+            (None, None) => None,
+            _ => return Err("a bias table without buckets".into()),
+        };
+        let y = self.write(y, self.storage);
+        Ok(CudaStep::Attention(Attention { q, kv, y, heads, head_dim: width / heads, scale, relative }))
+    }
+
+    /// The longest sequence that the model takes, where its position table says so; else one that is long enough.
+    fn longest(&self) -> usize {
+        let of_step = |step: &Step| match &step.step {
+            CudaStep::Embedding(embedding) => embedding.lookups.iter().find_map(|lookup| {
+                let place = self.tensors[lookup.ids].place;
+                (place == Place::Input(Input::PositionIds)).then_some(lookup.rows)
+            }),
+            _ => None,
+        };
+        self.steps.iter().find_map(of_step).unwrap_or(LONGEST_WITHOUT_POSITIONS)
+    }
+
+    // ---- tensors -----------------------------------------------------------------------------------------------
+
+    pub(super) fn constant(&self, id: TensorId) -> Option<&'a bertha_graph::TensorData> {
+        self.graph.tensor(id).constant()
+    }
+
+    fn is_constant(&self, node: &Node, index: usize) -> bool {
+        operand(node, index).is_some_and(|id| self.constant(id).is_some())
+    }
+
+    /// Operand `index` as a matrix with rows of this kind; also its width.
+    fn matrix(&mut self, node: &Node, index: usize, rows: Rows) -> Lowered<(TensorIndex, usize)> {
+        let id = operand(node, index).ok_or_else(|| format!("operand {index} is missing"))?;
+        let dims = self.graph.tensor(id).ty.shape.dims();
+        let width = match dims {
+            [first, width] if *first == symbol(rows) => {
+                width.as_const().and_then(|width| usize::try_from(width).ok())
+            }
+            _ => None,
+        };
+        let width =
+            width.ok_or_else(|| format!("operand {index} of shape {}", self.graph.tensor(id).ty.shape))?;
+        let tensor = self.read(id)?;
+        self.expect_storage(tensor, self.storage)?;
+        Ok((tensor, width))
+    }
+
+    fn rows_of(&self, id: TensorId) -> Lowered<Rows> {
+        let shape = &self.graph.tensor(id).ty.shape;
+        [Rows::Tokens, Rows::Sequences]
+            .into_iter()
+            .find(|rows| shape.dims().first() == Some(&symbol(*rows)))
+            .ok_or_else(|| format!("a result of shape {shape}"))
+    }
+
+    fn expect_input(&self, node: &Node, index: usize, input: Input) -> Lowered<()> {
+        let tensor = operand(node, index).and_then(|id| self.index_of.get(&id));
+        match tensor.map(|tensor| self.tensors[*tensor].place) {
+            Some(Place::Input(found)) if found == input => Ok(()),
+            _ => Err(format!("operand {index} that is not the input {}", input.name())),
+        }
+    }
+
+    fn expect_storage(&self, tensor: TensorIndex, storage: Storage) -> Lowered<()> {
+        let plan = &self.tensors[tensor];
+        if plan.storage == storage {
+            return Ok(());
+        }
+        Err(format!("operand {} as {}", plan.name, plan.storage.c_name()))
+    }
+
+    /// The index of a tensor that has been written before.
+    pub(super) fn read(&mut self, id: TensorId) -> Lowered<TensorIndex> {
+        self.index_of.get(&id).copied().ok_or_else(|| {
+            let name = &self.graph.tensor(id).name;
+            match self.graph.tensor(id).origin {
+                Origin::Constant(_) => format!("the constant {name} as an operand"),
+                _ => format!("operand {name}, for which there is no step"),
+            }
+        })
+    }
+
+    /// A new tensor in a slot of its own, which others may share later.
+    pub(super) fn write(&mut self, id: TensorId, storage: Storage) -> TensorIndex {
+        let size = &self.graph.tensor(id).ty.shape.elements() * &Dim::from(storage.bytes());
+        let index = self.add_tensor(id, storage, Place::Slot(self.buffers.len()));
+        self.new_buffer(index, size);
+        index
+    }
+
+    fn new_buffer(&mut self, index: TensorIndex, size: Dim) {
+        let at = self.steps.len();
+        self.buffer_of.insert(index, self.buffers.len());
+        self.buffers.push(Buffer { size, first: at, last: at });
+    }
+
+    fn add_tensor(&mut self, id: TensorId, storage: Storage, place: Place) -> TensorIndex {
+        let tensor = self.graph.tensor(id);
+        let dims = tensor.ty.shape.dims().to_vec();
+        self.tensors.push(TensorPlan { name: tensor.name.clone(), storage, dims, place });
+        self.index_of.insert(id, self.tensors.len() - 1);
+        self.tensors.len() - 1
+    }
+
+    pub(super) fn weight(&mut self, id: TensorId, form: WeightForm) -> WeightIndex {
+        self.weight_plan(WeightPlan { name: self.graph.tensor(id).name.clone(), form })
+    }
+
+    fn weight_plan(&mut self, plan: WeightPlan) -> WeightIndex {
+        self.weights.iter().position(|other| *other == plan).unwrap_or_else(|| {
+            self.weights.push(plan);
+            self.weights.len() - 1
+        })
+    }
+
+    pub(super) fn tensor(&self, index: TensorIndex) -> &TensorPlan {
+        &self.tensors[index]
+    }
+
+    /// The type that activations have.
+    pub(super) fn activations(&self) -> Storage {
+        self.storage
+    }
+
+    /// Whether only the caller reads `id`, so that it may as well be f32.
+    pub(super) fn is_for_the_caller(&self, id: TensorId) -> bool {
+        self.uses.is_output(id) && self.uses.readers(id).is_empty()
+    }
+
+    /// `y` is the bytes of `x` under another shape.
+    fn alias(&mut self, x: TensorId, y: TensorId) -> Lowered<()> {
+        let source = self.read(x)?;
+        let (storage, place) = (self.tensors[source].storage, self.tensors[source].place);
+        let index = self.add_tensor(y, storage, place);
+        self.views.push((source, index));
+        if let Some(buffer) = self.buffer_of.get(&source) {
+            self.buffer_of.insert(index, *buffer);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Program, LowerError> {
+        let mut outputs = Vec::new();
+        for (name, id) in self.graph.outputs() {
+            let dtype = self.graph.dtype(*id);
+            let read = self.read(*id).map(|tensor| match self.tensors[tensor].storage {
+                Storage::F32 | Storage::I32 => tensor,
+                Storage::F16 | Storage::Bf16 => self.cast_to_f32(name, tensor),
+            });
+            let tensor = read.map_err(|why| LowerError::Unsupported {
+                nodes: vec![UnsupportedNode { node: format!("output {name}"), why }],
+            })?;
+            outputs.push(OutputPlan { name: name.clone(), tensor, dtype });
+        }
+        let end = self.steps.len();
+        for output in &outputs {
+            if let Some(buffer) = self.buffer_of.get(&output.tensor) {
+                self.buffers[*buffer].last = end;
+            }
+        }
+        let (arena, slot_of) = Arena::plan(&self.buffers);
+        for (index, tensor) in self.tensors.iter_mut().enumerate() {
+            if let (Place::Slot(_), Some(buffer)) = (tensor.place, self.buffer_of.get(&index)) {
+                tensor.place = Place::Slot(slot_of[*buffer]);
+            }
+        }
+        mark_needed(&mut self.steps, &outputs, self.tensors.len(), &self.views);
+        let (steps, tensors, weights, storage) = (self.steps, self.tensors, self.weights, self.storage);
+        Ok(Program { steps, tensors, weights, outputs, arena, storage })
+    }
+
+    /// Appends a step that gives `tensor` in f32.
+    fn cast_to_f32(&mut self, output: &str, tensor: TensorIndex) -> TensorIndex {
+        let plan = &self.tensors[tensor];
+        let y = TensorPlan { storage: Storage::F32, place: Place::Slot(self.buffers.len()), ..plan.clone() };
+        let size = &Shape(plan.dims.clone()).elements() * &Dim::from(Storage::F32.bytes());
+        let step = generate::cast(tensor, plan, self.tensors.len());
+        self.tensors.push(y);
+        let index = self.tensors.len() - 1;
+        self.new_buffer(index, size);
+        self.push(format!("output {output}"), CudaStep::Generated(step));
+        index
+    }
+}
+
+fn input_shape(input: Input) -> Shape {
+    let dim = match input {
+        Input::CuSeqlens => Dim::symbol("batch") + 1,
+        Input::InputIds | Input::TokenTypeIds | Input::PositionIds => Dim::symbol("tokens"),
+    };
+    Shape(vec![dim])
+}
+
+fn symbol(rows: Rows) -> Dim {
+    match rows {
+        Rows::Tokens => Dim::symbol("tokens"),
+        Rows::Sequences => Dim::symbol("batch"),
+    }
+}
+
+fn check_width(width: usize) -> Lowered<()> {
+    if width <= WIDEST_ROW {
+        Ok(())
+    } else {
+        Err(format!("rows of {width} features, more than {WIDEST_ROW}"))
+    }
+}
+
+pub(super) fn operand(node: &Node, index: usize) -> Option<TensorId> {
+    node.inputs.get(index).copied().flatten()
+}
+
+/// Ops whose result is the same bytes under another shape.
+fn is_alias(op: &Op) -> bool {
+    matches!(op, Op::Reshape { .. } | Op::Squeeze | Op::Unsqueeze | Op::Unary(UnaryOp::Identity))
+}

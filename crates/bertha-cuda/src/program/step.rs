@@ -1,0 +1,182 @@
+//! The typed steps of the CUDA target.
+
+use bertha_graph::{Activation, PoolKind};
+
+use super::generate::Generated;
+use crate::kernels::Rows;
+
+/// Index of a tensor in its program.
+pub(super) type TensorIndex = usize;
+/// Index of a weight in its program.
+pub(super) type WeightIndex = usize;
+
+/// What a step computes. Every matrix has `rows` rows that mean something, one a token or one a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CudaStep {
+    /// The sum of one row of each table, normalised when there is a norm.
+    Embedding(Embedding),
+    /// Normalises each row.
+    LayerNorm {
+        /// What is normalised, `[rows, width]`.
+        x: TensorIndex,
+        /// Scale, shift, epsilon.
+        norm: Norm,
+        /// The result, `[rows, width]`.
+        y: TensorIndex,
+        /// Width of the rows.
+        width: usize,
+        /// What the rows are.
+        rows: Rows,
+    },
+    /// `activation(x * weight' + bias) + residual`.
+    Linear(Linear),
+    /// Attention of each sequence with itself.
+    Attention(Attention),
+    /// One row for each sequence.
+    Pool {
+        /// How rows become one.
+        kind: PoolKind,
+        /// `[tokens, width]`.
+        x: TensorIndex,
+        /// `[batch, width]`.
+        y: TensorIndex,
+        /// Width of the rows.
+        width: usize,
+    },
+    /// A kernel made for the node.
+    Generated(Generated),
+}
+
+/// A sum of table rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// For each table: ids, and the table.
+    pub lookups: Vec<Lookup>,
+    /// The norm behind it.
+    pub norm: Option<Norm>,
+    /// The result, `[tokens, width]`.
+    pub y: TensorIndex,
+    /// Width of the rows.
+    pub width: usize,
+}
+
+/// A table and who looks things up in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// `I32 [tokens]`.
+    pub ids: TensorIndex,
+    /// `[rows, width]`.
+    pub table: WeightIndex,
+    /// Rows of the table.
+    pub rows: usize,
+}
+
+/// The parameters of a layer norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// `F32 [width]`.
+    pub gamma: WeightIndex,
+    /// `F32 [width]`.
+    pub beta: WeightIndex,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// A linear layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Linear {
+    /// `[rows, k]`.
+    pub x: TensorIndex,
+    /// `[n, k]`.
+    pub weight: WeightIndex,
+    /// `F32 [n]`.
+    pub bias: WeightIndex,
+    /// `[rows, n]`, added last.
+    pub residual: Option<TensorIndex>,
+    /// `[rows, n]`.
+    pub y: TensorIndex,
+    /// Features of the result.
+    pub n: usize,
+    /// Features of `x`.
+    pub k: usize,
+    /// Applied to product and bias.
+    pub activation: Activation,
+    /// What the rows are.
+    pub rows: Rows,
+    /// Whether the result is f32 whatever the precision is.
+    pub output_f32: bool,
+}
+
+/// Ragged attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// `[tokens, heads * head_dim]`, or `[tokens, 3 * heads * head_dim]` when there are no `k` and `v`.
+    pub q: TensorIndex,
+    /// Keys and values, when they are tensors of their own.
+    pub kv: Option<(TensorIndex, TensorIndex)>,
+    /// `[tokens, heads * head_dim]`.
+    pub y: TensorIndex,
+    /// Number of heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// A bias by distance.
+    pub relative: Option<RelativeBias>,
+}
+
+/// A bias of the scores by the distance of key and query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelativeBias {
+    /// `F32 [heads, 2 * longest - 1]`: one value for each distance.
+    pub bias: WeightIndex,
+    /// The longest sequence that it has values for.
+    pub longest: usize,
+}
+
+impl CudaStep {
+    /// Calls `visit` with every tensor that the step reads.
+    pub fn reads(&self, mut visit: impl FnMut(TensorIndex)) {
+        match self {
+            CudaStep::Embedding(step) => step.lookups.iter().for_each(|lookup| visit(lookup.ids)),
+            CudaStep::LayerNorm { x, .. } | CudaStep::Pool { x, .. } => visit(*x),
+            CudaStep::Linear(linear) => {
+                visit(linear.x);
+                linear.residual.into_iter().for_each(visit);
+            }
+            CudaStep::Attention(attention) => {
+                visit(attention.q);
+                if let Some((k, v)) = attention.kv {
+                    visit(k);
+                    visit(v);
+                }
+            }
+            CudaStep::Generated(generated) => generated.tensors().for_each(visit),
+        }
+    }
+
+    /// The tensor that the step writes.
+    pub fn writes(&self) -> TensorIndex {
+        match self {
+            CudaStep::Embedding(step) => step.y,
+            CudaStep::LayerNorm { y, .. } | CudaStep::Pool { y, .. } => *y,
+            CudaStep::Linear(linear) => linear.y,
+            CudaStep::Attention(attention) => attention.y,
+            CudaStep::Generated(generated) => generated.y,
+        }
+    }
+
+    /// The name under which profiles and listings show it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CudaStep::Embedding(Embedding { norm: Some(_), .. }) => "embedding_layer_norm",
+            CudaStep::Embedding(Embedding { norm: None, .. }) => "embedding_sum",
+            CudaStep::LayerNorm { .. } => "layer_norm",
+            CudaStep::Linear(_) => "linear",
+            CudaStep::Attention(_) => "ragged_attention",
+            CudaStep::Pool { .. } => "pool",
+            CudaStep::Generated(generated) => generated.name,
+        }
+    }
+}

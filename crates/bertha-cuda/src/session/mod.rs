@@ -1,0 +1,332 @@
+//! Runs of a model on a card.
+//!
+//! A run writes its batch into pinned memory, copies it to the card, replays the graph that was captured for the batch's
+//! buckets, and copies the wanted outputs back. Once the largest batch has run, nothing is allocated any more.
+
+mod batch;
+mod capture;
+mod profile;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bertha_graph::{Bindings, DType};
+
+pub use batch::{BatchError, RaggedInputs};
+pub use profile::StepTime;
+
+use crate::driver::{CudaError, DeviceBuffer, Event, PinnedBuffer, Stream};
+use crate::kernels::Setting;
+use crate::model::CudaModel;
+use crate::program::Program;
+use batch::Layout;
+use capture::Captured;
+
+/// Why a run failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The batch does not fit the model.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The card or its driver refused.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// An output that the model does not have.
+    #[error("the model has no output `{name}`; it has {expected}")]
+    UnknownOutput {
+        /// The name asked for.
+        name: String,
+        /// Those that there are.
+        expected: String,
+    },
+    /// A run was asked for while another was under way, or waited for without one.
+    #[error("{0}")]
+    Order(&'static str),
+}
+
+/// A result, in the session's pinned memory until the next run.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaOutput<'a> {
+    /// The output's name.
+    pub name: &'a str,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Its elements, little-endian.
+    pub bytes: &'a [u8],
+}
+
+/// Memory, a stream and captured graphs for runs of one model. Sessions of one model share its weights and may run at
+/// the same time, each from its own thread.
+#[derive(Debug)]
+pub struct CudaSession {
+    // The stream comes first: dropping it waits for work that uses what follows.
+    stream: Stream,
+    model: Arc<CudaModel>,
+    captured: HashMap<Key, Captured>,
+    staging: PinnedBuffer,
+    inputs: DeviceBuffer,
+    arena: DeviceBuffer,
+    results: PinnedBuffer,
+    start: Event,
+    end: Event,
+    copied: Event,
+    /// Scratch for the order of the work list.
+    order: Vec<u32>,
+    bindings: Bindings,
+    /// The outputs of the run under way, or of the last one.
+    outputs: Vec<Pending>,
+    is_running: bool,
+    has_run: bool,
+}
+
+/// What a captured graph is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    setting: Setting,
+    /// Outputs that are wanted, one bit each.
+    wanted: u64,
+}
+
+/// An output on its way back.
+#[derive(Debug, Default)]
+struct Pending {
+    index: usize,
+    shape: Vec<usize>,
+    offset: usize,
+    bytes: usize,
+}
+
+/// Captured graphs that a session keeps; the oldest go when there are more.
+const KEPT_GRAPHS: usize = 64;
+
+impl CudaSession {
+    pub(crate) fn new(model: Arc<CudaModel>) -> Result<Self, CudaError> {
+        let context = model.context().clone();
+        Ok(CudaSession {
+            stream: Stream::new(&context)?,
+            captured: HashMap::new(),
+            staging: PinnedBuffer::new(&context, 0)?,
+            inputs: DeviceBuffer::new(&context, 0, "inputs")?,
+            arena: DeviceBuffer::new(&context, 0, "activations")?,
+            results: PinnedBuffer::new(&context, 0)?,
+            start: Event::new(&context)?,
+            end: Event::new(&context)?,
+            copied: Event::new(&context)?,
+            order: Vec::new(),
+            bindings: Bindings::from([("tokens".into(), 0), ("batch".into(), 0)]),
+            outputs: Vec::new(),
+            is_running: false,
+            has_run: false,
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<CudaModel> {
+        &self.model
+    }
+
+    /// Bytes of the card's memory that the session holds besides the weights.
+    pub fn memory_bytes(&self) -> usize {
+        self.arena.bytes() + self.inputs.bytes()
+    }
+
+    /// Runs the model and hands each of the outputs named in `wanted` (all, when it is empty) to `take`, in the model's
+    /// order. Steps that no wanted output needs are left out.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, an output is unknown, or the card refuses.
+    pub fn run(
+        &mut self,
+        batch: &RaggedInputs<'_>,
+        wanted: &[&str],
+        take: impl FnMut(CudaOutput<'_>),
+    ) -> Result<(), RunError> {
+        self.submit(batch, wanted)?;
+        self.wait(take)
+    }
+
+    /// Queues a run and returns while the card works on it; [`Self::wait`] hands out the outputs.
+    ///
+    /// # Errors
+    /// As for [`Self::run`], and when a run is under way already.
+    pub fn submit(&mut self, batch: &RaggedInputs<'_>, wanted: &[&str]) -> Result<(), RunError> {
+        if self.is_running {
+            return Err(RunError::Order("a run is under way: wait for it first"));
+        }
+        let model = self.model.clone();
+        let program = model.program();
+        batch.check(program)?;
+        let key = self.key(batch, wanted)?;
+        self.prepare(&key)?;
+        self.plan_outputs(program, batch, key.wanted)?;
+        if batch.tokens() == 0 {
+            // There is nothing to compute: outputs per token are empty, those of empty sequences are zeros.
+            self.results.as_mut_slice().fill(0);
+            self.copied.record(&self.stream)?;
+            self.is_running = true;
+            return Ok(());
+        }
+        let captured = self.captured.get(&key).ok_or(RunError::Order("no graph was captured"))?;
+        captured.layout.write(batch, self.staging.as_mut_slice(), &mut self.order);
+        self.inputs.copy_from(&self.stream, &self.staging, captured.layout.bytes)?;
+        self.start.record(&self.stream)?;
+        self.stream.replay(&captured.graph)?;
+        self.end.record(&self.stream)?;
+        for output in &self.outputs {
+            let address = captured.tensor_address(program.outputs[output.index].tensor);
+            // SAFETY: the address is that of a tensor in the arena whose slot holds a batch of this capacity, so that
+            // many bytes are there; results are read after `copied` only.
+            unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
+        }
+        self.copied.record(&self.stream)?;
+        self.is_running = true;
+        self.has_run = true;
+        Ok(())
+    }
+
+    /// Waits for the run that was submitted and hands out its outputs.
+    ///
+    /// # Errors
+    /// When no run is under way, or what the card says of it.
+    pub fn wait(&mut self, mut take: impl FnMut(CudaOutput<'_>)) -> Result<(), RunError> {
+        if !self.is_running {
+            return Err(RunError::Order("no run is under way: submit one first"));
+        }
+        self.is_running = false;
+        self.copied.wait()?;
+        let program = self.model.program();
+        for output in &self.outputs {
+            let plan = &program.outputs[output.index];
+            let bytes = &self.results.as_slice()[output.offset..output.offset + output.bytes];
+            take(CudaOutput { name: &plan.name, dtype: plan.dtype, shape: &output.shape, bytes });
+        }
+        Ok(())
+    }
+
+    /// Whether the run that was submitted is done.
+    ///
+    /// # Errors
+    /// What the card says of it.
+    pub fn is_done(&self) -> Result<bool, RunError> {
+        Ok(!self.is_running || self.copied.is_done()?)
+    }
+
+    /// Seconds that the card worked on the last run, inputs on the card to outputs on the card; `None` before a run.
+    ///
+    /// # Errors
+    /// When the run is not done.
+    pub fn device_seconds(&self) -> Result<Option<f64>, RunError> {
+        if !self.has_run {
+            return Ok(None);
+        }
+        Ok(Some(self.end.seconds_since(&self.start)?))
+    }
+
+    /// Fills the memory of intermediate tensors and results with NaN, so that a self test sees what nobody writes.
+    ///
+    /// # Errors
+    /// When a run is under way, or the card refuses.
+    pub fn poison(&mut self) -> Result<(), RunError> {
+        if self.is_running {
+            return Err(RunError::Order("a run is under way: wait for it first"));
+        }
+        self.arena.fill(&self.stream, 0xff)?;
+        self.stream.synchronize()?;
+        self.results.as_mut_slice().fill(0xff);
+        Ok(())
+    }
+
+    fn key(&self, batch: &RaggedInputs<'_>, wanted: &[&str]) -> Result<Key, RunError> {
+        let outputs = &self.model.program().outputs;
+        let mut mask = if wanted.is_empty() { u64::MAX >> (64 - outputs.len().clamp(1, 64)) } else { 0 };
+        for name in wanted {
+            let found = outputs.iter().position(|output| output.name == *name);
+            mask |= 1
+                << found.ok_or_else(|| RunError::UnknownOutput {
+                    name: (*name).to_owned(),
+                    expected: outputs
+                        .iter()
+                        .map(|output| output.name.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                })?;
+        }
+        let base = self.model.base_setting();
+        let setting = base.for_batch(batch.tokens(), batch.sequences(), batch.longest());
+        Ok(Key { setting, wanted: mask })
+    }
+
+    /// Makes room for batches of the key's capacity and captures their graph, where that has not been done yet.
+    fn prepare(&mut self, key: &Key) -> Result<(), RunError> {
+        if self.captured.contains_key(key) {
+            return Ok(());
+        }
+        let model = self.model.clone();
+        let setting = key.setting;
+        let layout = Layout::new(&setting, model.program().query_block(&setting));
+        let (offsets, arena_bytes) = model.program().arena.offsets(&setting);
+        let context = model.context();
+        if layout.bytes > self.inputs.bytes() || arena_bytes > self.arena.bytes() {
+            // Captured graphs hold addresses, so they go with the memory.
+            self.stream.synchronize()?;
+            self.captured.clear();
+            if layout.bytes > self.inputs.bytes() {
+                self.staging = PinnedBuffer::new(context, layout.bytes)?;
+                self.inputs = DeviceBuffer::new(context, layout.bytes, "inputs")?;
+            }
+            if arena_bytes > self.arena.bytes() {
+                // The old one first: the card may not have room for both.
+                self.arena = DeviceBuffer::new(context, 0, "activations")?;
+                self.arena = DeviceBuffer::new(context, arena_bytes, "activations")?;
+            }
+        }
+        if self.captured.len() >= KEPT_GRAPHS {
+            self.captured.clear();
+        }
+        let captured = Captured::new(self, &setting, layout, &offsets, key.wanted)?;
+        self.captured.insert(*key, captured);
+        Ok(())
+    }
+
+    /// Shapes and places of the wanted outputs for this batch.
+    fn plan_outputs(
+        &mut self,
+        program: &Program,
+        batch: &RaggedInputs<'_>,
+        wanted: u64,
+    ) -> Result<(), RunError> {
+        for (name, value) in [("tokens", batch.tokens()), ("batch", batch.sequences())] {
+            if let Some(bound) = self.bindings.get_mut(name) {
+                *bound = value as i64;
+            }
+        }
+        let mut end = 0;
+        let mut count = 0;
+        for (index, output) in program.outputs.iter().enumerate() {
+            if wanted & (1 << index) == 0 {
+                continue;
+            }
+            if self.outputs.len() == count {
+                self.outputs.push(Pending::default());
+            }
+            let tensor = &program.tensors[output.tensor];
+            let pending = &mut self.outputs[count];
+            pending.index = index;
+            pending.shape.clear();
+            let dims = tensor.dims.iter().map(|dim| dim.eval(&self.bindings).unwrap_or(0));
+            pending.shape.extend(dims.map(|dim| usize::try_from(dim).unwrap_or(0)));
+            pending.offset = end;
+            pending.bytes = pending.shape.iter().product::<usize>() * tensor.storage.bytes();
+            end = (end + pending.bytes).next_multiple_of(64);
+            count += 1;
+        }
+        self.outputs.truncate(count);
+        if end > self.results.bytes() {
+            self.results = PinnedBuffer::new(self.model.context(), end)?;
+        }
+        Ok(())
+    }
+}
