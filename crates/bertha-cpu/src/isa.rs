@@ -214,6 +214,32 @@ impl Isa {
         }
     }
 
+    /// Whether this tier, on this CPU, has kernels for products of bf16 operands.
+    #[must_use]
+    pub fn has_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Avx512Bf16::detect().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Runs `op` compiled for this tier with its bf16 instructions.
+    ///
+    /// # Panics
+    /// Where [`Isa::has_bf16`] does not hold.
+    #[inline]
+    pub(crate) fn run_bf16<O: SimdOp>(self, op: O) -> O::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => match Avx512Bf16::detect() {
+                Some(simd) => simd.vectorize(op),
+                None => panic!("the CPU has no bf16 instructions"),
+            },
+            _ => panic!("there are no bf16 kernels for {self}"),
+        }
+    }
+
     /// Runs `op` compiled for this tier.
     #[inline]
     pub(crate) fn run<O: SimdOp>(self, op: O) -> O::Output {

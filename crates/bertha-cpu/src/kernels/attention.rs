@@ -14,7 +14,7 @@
 
 use super::context::{Context, LINE};
 use super::gemm::pack_panel;
-use super::gemm::tile::{self, AnyTile, Prefetch, TileArgs};
+use super::gemm::tile::{self, AnyTile, OneF32, Prefetch, TileArgs};
 use super::gemm::{Strided, worth_forking};
 use super::reduce::{Max, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
@@ -468,7 +468,7 @@ unsafe fn tiles_of_row<S: Simd>(
                 next: b,
                 next_lines: Prefetch::None,
             };
-            AnyTile { rows, args }.run(s);
+            AnyTile { rows, args }.run::<S, OneF32>(s);
         }
         col += nr;
     }

@@ -76,6 +76,8 @@ pub struct Context {
     pub(crate) caches: Caches,
     /// One buffer per worker.
     pub(crate) scratch: Vec<AlignedBuf>,
+    /// A left operand rounded for a product of a smaller type, for all workers.
+    pub(crate) rounded: AlignedBuf,
 }
 
 impl Context {
@@ -86,7 +88,7 @@ impl Context {
     pub fn new(isa: Isa, threads: usize) -> io::Result<Self> {
         let pool = Pool::new(threads)?;
         let scratch = vec![AlignedBuf::default(); pool.threads()];
-        Ok(Self { isa, pool, caches: Caches::detect(), scratch })
+        Ok(Self { isa, pool, caches: Caches::detect(), scratch, rounded: AlignedBuf::default() })
     }
 
     /// The tier its kernels run on.
@@ -104,7 +106,7 @@ impl Context {
     /// Bytes of scratch held, all workers together.
     #[must_use]
     pub fn scratch_bytes(&self) -> usize {
-        self.scratch.iter().map(|buf| size_of_val(&**buf)).sum()
+        self.scratch.iter().chain([&self.rounded]).map(|buf| size_of_val(&**buf)).sum()
     }
 
     /// Makes room for `len` f32 of scratch per worker ahead of time.

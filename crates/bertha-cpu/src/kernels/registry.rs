@@ -40,19 +40,25 @@ pub struct Kernel {
     pub kind: KernelKind,
     /// The tier it needs.
     pub tier: Tier,
-    /// Type of its operands.
+    /// Type of its operands. `bf16` needs a CPU with such instructions: see [`crate::isa::Isa::has_bf16`].
     pub dtype: &'static str,
     /// Rows and columns of its register tile.
     pub tile: Option<(usize, usize)>,
 }
 
 macro_rules! registry {
-    ($($kind:ident $dtype:literal $function:literal $(tile $at:tt)?;)*) => {
-        &[$(
-            kernel!($kind, Avx512, "avx512", $dtype, $function $(, $at 14 32)?),
-            kernel!($kind, Avx2, "avx2", $dtype, $function $(, $at 6 16)?),
-            kernel!($kind, Portable, "portable", $dtype, $function $(, $at 4 8)?),
-        )*]
+    (
+        every_tier { $($kind:ident $dtype:literal $function:literal $(tile $at:tt)?;)* }
+        with_bf16_instructions { $($bf16_kind:ident $bf16_function:literal $(tile $bf16_at:tt)?;)* }
+    ) => {
+        &[
+            $(
+                kernel!($kind, Avx512, "avx512", $dtype, $function $(, $at 14 32)?),
+                kernel!($kind, Avx2, "avx2", $dtype, $function $(, $at 6 16)?),
+                kernel!($kind, Portable, "portable", $dtype, $function $(, $at 4 8)?),
+            )*
+            $(kernel!($bf16_kind, Avx512, "avx512", "bf16", $bf16_function $(, $bf16_at 14 32)?),)*
+        ]
     };
 }
 
@@ -79,18 +85,23 @@ macro_rules! kernel {
 
 /// Every kernel on every tier, supported here or not.
 pub static KERNELS: &[Kernel] = registry! {
-    Gemm "f32" "gemm" tile @;
-    Matmul "f32" "matmul" tile @;
-    Attention "f32" "attention" tile @;
-    Conv "f32" "conv";
-    DepthwiseConv "f32" "depthwise-conv";
-    LayerNorm "f32" "layer-norm";
-    L2Normalize "f32" "l2-normalize";
-    Softmax "f32" "softmax";
-    Unary "f32" "unary";
-    Binary "f32" "binary";
-    EmbeddingSum "f32" "embedding-sum";
-    PoolSequences "f32" "pool-sequences";
+    every_tier {
+        Gemm "f32" "gemm" tile @;
+        Matmul "f32" "matmul" tile @;
+        Attention "f32" "attention" tile @;
+        Conv "f32" "conv";
+        DepthwiseConv "f32" "depthwise-conv";
+        LayerNorm "f32" "layer-norm";
+        L2Normalize "f32" "l2-normalize";
+        Softmax "f32" "softmax";
+        Unary "f32" "unary";
+        Binary "f32" "binary";
+        EmbeddingSum "f32" "embedding-sum";
+        PoolSequences "f32" "pool-sequences";
+    }
+    with_bf16_instructions {
+        Gemm "gemm" tile @;
+    }
 };
 
 #[cfg(test)]
@@ -98,7 +109,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::kernels::gemm::{PackedDesc, tile};
+    use crate::kernels::gemm::{PackedDesc, PackedType, tile};
 
     #[test]
     fn names_are_unique_and_tell_tier_type_and_tile() {
@@ -114,7 +125,8 @@ mod tests {
                 assert_eq!(size, (tile::max_mr(kernel.tier), tile::nr(kernel.tier)), "{}", kernel.name);
             }
             if kernel.kind == KernelKind::Gemm {
-                assert_eq!(kernel.name, PackedDesc::new(kernel.tier, 1, 1).kernel_name());
+                let dtype = if kernel.dtype == "bf16" { PackedType::Bf16 } else { PackedType::F32 };
+                assert_eq!(kernel.name, PackedDesc::with_type(kernel.tier, dtype, 1, 1).kernel_name());
             }
         }
     }

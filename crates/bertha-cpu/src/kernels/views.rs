@@ -2,9 +2,9 @@
 
 /// Rows of values: row i is `cols` values from `i * stride`.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct Rows<'a, T = f32> {
     /// The values.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Rows.
     pub rows: usize,
     /// Values per row.
@@ -13,10 +13,10 @@ pub struct Rows<'a> {
     pub stride: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a, T> Rows<'a, T> {
     /// A contiguous `[rows, cols]` matrix.
     #[must_use]
-    pub const fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub const fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, stride: cols }
     }
 
@@ -27,9 +27,9 @@ impl<'a> Rows<'a> {
 
 /// Rows of values to write: as [`Rows`].
 #[derive(Debug)]
-pub struct RowsMut<'a> {
+pub struct RowsMut<'a, T = f32> {
     /// The values.
-    pub data: &'a mut [f32],
+    pub data: &'a mut [T],
     /// Rows.
     pub rows: usize,
     /// Values per row.
@@ -38,10 +38,10 @@ pub struct RowsMut<'a> {
     pub stride: usize,
 }
 
-impl<'a> RowsMut<'a> {
+impl<'a, T> RowsMut<'a, T> {
     /// A contiguous `[rows, cols]` matrix.
     #[must_use]
-    pub const fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub const fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         Self { data, rows, cols, stride: cols }
     }
 
@@ -56,18 +56,18 @@ const fn span(rows: usize, cols: usize, stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * stride + cols }
 }
 
-impl<'a> Rows<'a> {
+impl<'a, T> Rows<'a, T> {
     /// Row `index`.
     #[inline(always)]
-    pub(crate) fn row(&self, index: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, index: usize) -> &'a [T] {
         &self.data[index * self.stride..][..self.cols]
     }
 }
 
-impl RowsMut<'_> {
+impl<T> RowsMut<'_, T> {
     /// Row `index`.
     #[inline(always)]
-    pub(crate) fn row(&mut self, index: usize) -> &mut [f32] {
+    pub(crate) fn row(&mut self, index: usize) -> &mut [T] {
         &mut self.data[index * self.stride..][..self.cols]
     }
 }

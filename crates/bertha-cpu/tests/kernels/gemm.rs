@@ -208,7 +208,7 @@ fn nothing_to_do(isa: Isa) {
             &mut ctx,
             Rows::new(&[1.0; 15][..m * 3], m, 3),
             &packed,
-            RowsMut::new(&mut [], m, n),
+            RowsMut::<f32>::new(&mut [], m, n),
             &Epilogue::default(),
         );
     }

@@ -1,6 +1,7 @@
 //! Every kernel of the registry on every tier this machine supports, against f64.
 
 mod attention;
+mod bf16;
 mod common;
 mod conv;
 mod gemm;
@@ -33,9 +34,16 @@ fn every_registered_kernel_is_right_on_every_tier_of_this_machine() {
     let mut checked = 0;
     for kernel in KERNELS {
         match Isa::from_tier(kernel.tier) {
+            Ok(isa) if kernel.dtype == "bf16" && !isa.has_bf16() => {
+                println!("{} skipped: this CPU has no bf16 instructions", kernel.name);
+            }
             Ok(isa) => {
                 println!("{}", kernel.name);
-                check(kernel.kind, isa);
+                if kernel.dtype == "bf16" {
+                    bf16::check(kernel.kind, isa)
+                } else {
+                    check(kernel.kind, isa)
+                }
                 checked += 1;
             }
             Err(error) => println!("{} skipped: {error}", kernel.name),

@@ -3,10 +3,13 @@
 //! Work item: one matrix of the batch by a few panels of its B, which the item packs into its worker's scratch, then
 //! multiplies as a packed product. Packing costs k x nr copies per panel against m x k x nr multiply-adds.
 
+use std::marker::PhantomData;
+
 use super::super::context::Context;
 use super::super::simd::{Simd, SimdOp};
 use super::pack::{Strided, pack_panel};
-use super::{Block, Epilogue, MAX_KC, Tiles, copy_stride, tile, worth_forking};
+use super::tile::OneF32;
+use super::{Block, Epilogue, MAX_KC, Target, Tiles, copy_stride, tile, worth_forking};
 use crate::isa::Tier;
 use crate::pool::Disjoint;
 
@@ -93,7 +96,7 @@ pub fn matmul(
     let panels = n.div_ceil(nr);
     let groups = panels.div_ceil(GROUP);
     ctx.reserve(scratch_len(tier, k));
-    let c = Disjoint::new(c);
+    let c = Target::F32(Disjoint::new(c));
     let item = |index: usize, scratch: &mut [f32]| {
         let (matrix, group) = (index / groups, index % groups);
         let range = group * GROUP..((group + 1) * GROUP).min(panels);
@@ -118,6 +121,7 @@ pub fn matmul(
             c_stride: n,
             epilogue,
             scratch,
+            word: PhantomData::<OneF32>,
         });
     };
     let items = batch * groups;

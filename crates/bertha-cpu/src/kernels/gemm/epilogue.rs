@@ -1,5 +1,7 @@
 //! What a GEMM does to its result before anyone else reads it.
 
+use half::bf16;
+
 use super::super::math::{Function, GeluErf, GeluTanh, Identity, Relu, Silu, Tanh};
 use super::super::simd::{Simd, SimdOp};
 use super::super::views::Rows;
@@ -57,6 +59,15 @@ impl Epilogue<'_> {
     }
 }
 
+/// Where a tile's results go.
+#[derive(Clone, Copy)]
+pub(super) enum TileOutput {
+    /// To where the sums are.
+    InPlace,
+    /// Rounded, to another place, whose rows are this far apart.
+    Bf16(*mut bf16, usize),
+}
+
 /// The epilogue on one tile, right after its last store, while it is in the first-level cache: a load and a store per
 /// vector, against at least K multiply-adds, and no copy of every activation in every tile kernel.
 ///
@@ -70,6 +81,7 @@ pub(super) struct EpilogueTile {
     pub(super) residual: *const f32,
     pub(super) residual_stride: usize,
     pub(super) activation: Activation,
+    pub(super) output: TileOutput,
 }
 
 impl SimdOp for EpilogueTile {
@@ -92,10 +104,14 @@ impl EpilogueTile {
     #[inline(always)]
     fn apply<S: Simd, F: Function>(&self, s: S) {
         for row in 0..self.rows {
-            // SAFETY: whoever makes an EpilogueTile promises `rows` rows of `cols` values at `c` and `residual`
-            // (unless null) with their strides, and `cols` values at `bias` (unless null).
+            // SAFETY: whoever makes an EpilogueTile promises `rows` rows of `cols` values at `c`, `residual` (unless
+            // null) and the output with their strides, and `cols` values at `bias` (unless null).
             unsafe {
                 let c = self.c.add(row * self.c_stride);
+                let rounded = match self.output {
+                    TileOutput::InPlace => None,
+                    TileOutput::Bf16(out, stride) => Some(out.add(row * stride)),
+                };
                 let residual = if self.residual.is_null() {
                     self.residual
                 } else {
@@ -111,7 +127,10 @@ impl EpilogueTile {
                     if !residual.is_null() {
                         x = s.add(x, s.load_ptr(residual.add(col)));
                     }
-                    s.store_ptr(c.add(col), x);
+                    match rounded {
+                        None => s.store_ptr(c.add(col), x),
+                        Some(out) => s.store_bf16_ptr(out.add(col), S::LANES, x),
+                    }
                     col += S::LANES;
                 }
                 let left = self.cols - col;
@@ -124,7 +143,10 @@ impl EpilogueTile {
                     if !residual.is_null() {
                         x = s.add(x, s.load_first_ptr(residual.add(col), left));
                     }
-                    s.store_first_ptr(c.add(col), left, x);
+                    match rounded {
+                        None => s.store_first_ptr(c.add(col), left, x),
+                        Some(out) => s.store_bf16_ptr(out.add(col), left, x),
+                    }
                 }
             }
         }

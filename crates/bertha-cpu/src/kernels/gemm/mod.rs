@@ -1,4 +1,4 @@
-//! Matrix products: C = epilogue(A B), f32.
+//! Matrix products: C = epilogue(A B), of f32 or bf16 operands, with sums in f32.
 //!
 //! Work item: one panel of B (a tile's width) by a block of rows of A. Inside, k goes in blocks, and for every block
 //! the tiles of the row block run down the panel, so the panel's block stays in the second-level cache beside A's
@@ -12,6 +12,7 @@
 
 mod batched;
 mod epilogue;
+mod left;
 mod pack;
 pub(crate) mod tile;
 
@@ -20,10 +21,13 @@ pub use epilogue::{Activation, Epilogue};
 pub(crate) use pack::pack_panel;
 pub use pack::{PackError, PackedB, PackedDesc, PackedType, Strided, pack_b};
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use self::epilogue::EpilogueTile;
-use self::tile::{AnyTile, Prefetch, TileArgs};
+use half::bf16;
+
+use self::epilogue::{EpilogueTile, TileOutput};
+use self::tile::{AnyTile, OneF32, Prefetch, TileArgs, TwoBf16, Word};
 use super::context::{Context, LINE};
 use super::simd::{Simd, SimdOp};
 use super::views::{Rows, RowsMut};
@@ -84,7 +88,7 @@ impl Blocking {
         let copy = crowds_sets(a.stride) && a.rows >= COPY_MIN_ROWS;
         let group = if copy { COPY_GROUP.min(desc.panels().div_ceil(ctx.threads())).max(1) } else { 1 };
         // Half of the second-level cache for A's block, the rest for the panel's and what is fetched ahead.
-        let kc = desc.k.clamp(1, MAX_KC);
+        let kc = desc.words().clamp(1, MAX_KC);
         let rows = (ctx.caches.l2 / 2 / (kc * size_of::<f32>())).max(4 * max_mr);
         let tiles = a.rows.div_ceil(max_mr);
         let mut row_blocks = a.rows.div_ceil(rows);
@@ -103,44 +107,138 @@ impl Blocking {
     }
 }
 
-/// C = epilogue(A B), with B packed.
+/// A, row-major.
+#[derive(Clone, Copy, Debug)]
+pub enum Left<'a> {
+    /// f32; for a packed operand of another type it is rounded first.
+    F32(Rows<'a>),
+    /// bf16, for a packed operand of that type.
+    Bf16(Rows<'a, bf16>),
+}
+
+impl<'a> From<Rows<'a>> for Left<'a> {
+    fn from(rows: Rows<'a>) -> Self {
+        Self::F32(rows)
+    }
+}
+
+impl<'a> From<Rows<'a, bf16>> for Left<'a> {
+    fn from(rows: Rows<'a, bf16>) -> Self {
+        Self::Bf16(rows)
+    }
+}
+
+/// C, row-major.
+#[derive(Debug)]
+pub enum Product<'a> {
+    /// f32.
+    F32(RowsMut<'a>),
+    /// Rounded to bf16 after the epilogue; for a packed operand of that type.
+    Bf16(RowsMut<'a, bf16>),
+}
+
+impl<'a> From<RowsMut<'a>> for Product<'a> {
+    fn from(rows: RowsMut<'a>) -> Self {
+        Self::F32(rows)
+    }
+}
+
+impl<'a> From<RowsMut<'a, bf16>> for Product<'a> {
+    fn from(rows: RowsMut<'a, bf16>) -> Self {
+        Self::Bf16(rows)
+    }
+}
+
+impl Product<'_> {
+    /// Rows, columns and row stride, checked.
+    fn shape(&self) -> (usize, usize, usize) {
+        match self {
+            Self::F32(c) => {
+                c.check();
+                (c.rows, c.cols, c.stride)
+            }
+            Self::Bf16(c) => {
+                c.check();
+                (c.rows, c.cols, c.stride)
+            }
+        }
+    }
+}
+
+/// C = epilogue(A B), with B packed; sums in f32 whatever the operands' type is.
 ///
 /// A row of C depends on nothing but its row of A, B and the epilogue's operands: not on the other rows, their number
 /// or the number of threads, to the bit. With k = 0 the product is 0.
 ///
 /// # Panics
-/// When shapes disagree, when a matrix reaches beyond its values, or when B was packed for another tier than the
-/// context's.
-pub fn gemm(ctx: &mut Context, a: Rows<'_>, b: &PackedB<'_>, c: RowsMut<'_>, epilogue: &Epilogue<'_>) {
-    let desc = *b.desc();
+/// When shapes or types disagree, when a matrix reaches beyond its values, or when B was packed for another tier than the
+/// context's, or for instructions that the CPU lacks ([`Isa::has_bf16`](crate::isa::Isa::has_bf16)).
+pub fn gemm<'a>(
+    ctx: &mut Context,
+    a: impl Into<Left<'a>>,
+    b: &PackedB<'_>,
+    c: impl Into<Product<'a>>,
+    epilogue: &Epilogue<'_>,
+) {
+    let (a, c, desc) = (a.into(), c.into(), *b.desc());
+    let ((rows, cols), (c_rows, c_cols, _)) = (left::shape(&a), c.shape());
     assert_eq!(desc.tier, ctx.isa.tier(), "B was packed for the context's tier");
-    assert_eq!(a.cols, desc.k, "A has as many columns as B has rows");
-    assert_eq!((c.rows, c.cols), (a.rows, desc.n), "C has A's rows and B's columns");
-    a.check();
-    c.check();
-    epilogue.check(a.rows, desc.n);
+    assert_eq!(cols, desc.k, "A has as many columns as B has rows");
+    assert_eq!((c_rows, c_cols), (rows, desc.n), "C has A's rows and B's columns");
+    epilogue.check(rows, desc.n);
     if let Some(residual) = epilogue.residual {
         residual.check();
     }
-    if a.rows == 0 || desc.n == 0 {
+    if rows * desc.n == 0 {
         return;
     }
-    let blocking = Blocking::choose(ctx, &a, &desc);
-    if blocking.copy {
-        ctx.reserve(gemm_scratch_len(desc.tier, desc.k, a.stride));
+    match (desc.dtype, a) {
+        (PackedType::F32, Left::F32(a)) => {
+            assert!(matches!(c, Product::F32(_)), "an f32 product has an f32 result");
+            multiply::<OneF32>(ctx, a, b, c, epilogue);
+        }
+        (PackedType::F32, Left::Bf16(_)) => panic!("an f32 product takes f32 rows"),
+        (PackedType::Bf16, a) => match left::as_words(&a) {
+            Some(words) => multiply::<TwoBf16>(ctx, words, b, c, epilogue),
+            None => {
+                // Out of the context while the product borrows it.
+                let mut words = std::mem::take(&mut ctx.rounded);
+                left::round(ctx, &a, &mut words);
+                multiply::<TwoBf16>(ctx, left::rounded(&a, &words), b, c, epilogue);
+                ctx.rounded = words;
+            }
+        },
     }
-    let (isa, c_stride) = (ctx.isa, c.stride);
-    let c = Disjoint::new(c.data);
+}
+
+/// [`gemm`] with A as words.
+fn multiply<W: Word>(
+    ctx: &mut Context,
+    a: Rows<'_>,
+    b: &PackedB<'_>,
+    c: Product<'_>,
+    epilogue: &Epilogue<'_>,
+) {
+    let (desc, isa, (_, _, c_stride)) = (*b.desc(), ctx.isa, c.shape());
+    let (words, max_mr) = (desc.words(), tile::max_mr(desc.tier));
+    let blocking = Blocking::choose(ctx, &a, &desc);
+    let copied = if blocking.copy { gemm_scratch_len(desc.tier, words, a.stride) } else { 0 };
+    let sums = match c {
+        Product::F32(_) => 0,
+        Product::Bf16(_) => (a.rows.div_ceil(blocking.row_blocks) + max_mr) * blocking.group * desc.nr,
+    };
+    ctx.reserve(copied + sums);
+    let c = Target::new(c);
     let groups = desc.panels().div_ceil(blocking.group);
     let items = groups * blocking.row_blocks;
     let item = |index: usize, scratch: &mut [f32]| {
         let group = index % groups;
         let panels = group * blocking.group..((group + 1) * blocking.group).min(desc.panels());
-        isa.run(Block {
-            a: Strided { data: a.data, rows: a.rows, cols: a.cols, row_stride: a.stride, col_stride: 1 },
+        let block = Block {
+            a: Strided { data: a.data, rows: a.rows, cols: words, row_stride: a.stride, col_stride: 1 },
             copy: blocking.copy,
-            tiles: blocking.tiles(index / groups, a.rows, tile::max_mr(desc.tier)),
-            b: &b.data()[panels.start * desc.k * desc.nr..],
+            tiles: blocking.tiles(index / groups, a.rows, max_mr),
+            b: &b.data()[panels.start * words * desc.nr..],
             panels,
             n: desc.n,
             c: &c,
@@ -148,7 +246,9 @@ pub fn gemm(ctx: &mut Context, a: Rows<'_>, b: &PackedB<'_>, c: RowsMut<'_>, epi
             c_stride,
             epilogue,
             scratch,
-        });
+            word: PhantomData::<W>,
+        };
+        W::run(isa, block);
     };
     if worth_forking(ctx.threads(), a.rows, desc.n, desc.k) {
         ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| item(part.index, scratch));
@@ -164,8 +264,23 @@ pub(crate) const fn worth_forking(threads: usize, m: usize, n: usize, k: usize) 
     threads > 1 && m.saturating_mul(n).saturating_mul(k) >= MIN_FORK_WORK
 }
 
+/// Where a product goes.
+enum Target<'a> {
+    F32(Disjoint<'a, f32>),
+    Bf16(Disjoint<'a, bf16>),
+}
+
+impl<'a> Target<'a> {
+    fn new(product: Product<'a>) -> Self {
+        match product {
+            Product::F32(c) => Self::F32(Disjoint::new(c.data)),
+            Product::Bf16(c) => Self::Bf16(Disjoint::new(c.data)),
+        }
+    }
+}
+
 /// A run of tiles by a run of panels: an item of a product.
-struct Block<'a> {
+struct Block<'a, W> {
     a: Strided<'a>,
     /// Whether A is copied into scratch tile by tile (as it must be where its columns are not adjacent).
     copy: bool,
@@ -177,12 +292,14 @@ struct Block<'a> {
     panels: Range<usize>,
     /// Columns of B.
     n: usize,
-    c: &'a Disjoint<'a, f32>,
+    c: &'a Target<'a>,
     /// Where C's first row starts.
     c_start: usize,
     c_stride: usize,
     epilogue: &'a Epilogue<'a>,
+    /// Room for a copy of a tile's rows where there is one, then for the sums where C is not f32.
     scratch: &'a mut [f32],
+    word: PhantomData<W>,
 }
 
 /// Tiles `first..end` of the `total` that `rows` rows are cut into, of nearly equal heights.
@@ -200,15 +317,18 @@ impl Tiles {
     }
 }
 
-impl SimdOp for Block<'_> {
+impl<W: Word> SimdOp for Block<'_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
         let (k, nr) = (self.a.cols, tile::nr(S::TIER));
         let next_lines = if self.tiles.end - self.tiles.first > 1 { Prefetch::One } else { Prefetch::Two };
         // Blocks of equal depth, so that each one's prefetch is the whole of the next.
         let k_blocks = k.div_ceil(MAX_KC).max(1);
+        let scratch = std::mem::take(&mut self.scratch);
+        let copied = if self.copy { tile::max_mr(S::TIER) * copy_stride(k.min(MAX_KC)) } else { 0 };
+        let (copied, sums) = scratch.split_at_mut(copied);
         for k_block in 0..k_blocks {
             let (k0, k_end) = (k * k_block / k_blocks, k * (k_block + 1) / k_blocks);
             let kc = k_end - k0;
@@ -220,14 +340,16 @@ impl SimdOp for Block<'_> {
                 let mut a_stride = self.a.row_stride;
                 if self.copy && kc > 0 {
                     a_stride = copy_stride(kc);
-                    copy_rows(&self.a, a, kc, rows, a_stride, self.scratch);
-                    a = &*self.scratch;
+                    copy_rows(&self.a, a, kc, rows, a_stride, copied);
+                    a = &*copied;
                 }
+                // Sums that are complete at once need no more than a tile's room.
+                let sums_row = if k_blocks > 1 { row - self.tiles.rows(self.tiles.first).0 } else { 0 };
                 for panel in self.panels.clone() {
                     let b = &self.b[(panel - self.panels.start) * k * nr + k0 * nr..];
                     let col = panel * nr;
-                    let cols = nr.min(self.n - col);
-                    let c = self.c.place(self.c_start + row * self.c_stride + col);
+                    let place = TilePlace { row, rows, col, cols: nr.min(self.n - col) };
+                    let (c, c_stride) = self.sums(&place, sums_row, nr, sums);
                     // What comes after this block: of the next panel where panels take turns, else of this one (or the
                     // next, which follows it). Two tiles fetch half of it each.
                     let next = if self.panels.len() > 1 { k * nr } else { kc * nr };
@@ -238,17 +360,18 @@ impl SimdOp for Block<'_> {
                         a_stride,
                         b: b.as_ptr(),
                         c,
-                        c_stride: self.c_stride,
-                        cols,
+                        c_stride,
+                        cols: place.cols,
                         accumulate: k0 > 0,
                         next: b.as_ptr().wrapping_add(next + half),
                         next_lines,
                     };
                     // SAFETY: the makers of a Block checked that A has its rows of k values, C of n values, and that B
-                    // has k rows in every panel; a copy has `rows` rows of `kc` values. Items write disjoint tiles.
-                    unsafe { AnyTile { rows, args }.run(s) };
+                    // has k rows in every panel; a copy has `rows` rows of `kc` values, and `sums` a panel's width for
+                    // each of the block's rows. Items write disjoint tiles.
+                    unsafe { AnyTile { rows, args }.run::<S, W>(s) };
                     if k_end == k {
-                        self.finish_tile(s, row, rows, col, cols, c);
+                        self.finish_tile(s, &place, c, c_stride);
                     }
                 }
             }
@@ -256,13 +379,40 @@ impl SimdOp for Block<'_> {
     }
 }
 
-impl Block<'_> {
-    /// Applies the epilogue to a tile whose sums are complete.
+/// A tile's rows and columns in C.
+struct TilePlace {
+    row: usize,
+    rows: usize,
+    col: usize,
+    cols: usize,
+}
+
+impl<W> Block<'_, W> {
+    /// Where a tile's sums accumulate and how far apart their rows are: in C itself, or in `sums` from row `row` on.
     #[inline(always)]
-    fn finish_tile<S: Simd>(&self, s: S, row: usize, rows: usize, col: usize, cols: usize, c: *mut f32) {
-        if self.epilogue.is_identity() {
-            return;
+    fn sums(&self, place: &TilePlace, row: usize, nr: usize, sums: &mut [f32]) -> (*mut f32, usize) {
+        match self.c {
+            Target::F32(c) => (c.place(self.c_start + place.row * self.c_stride + place.col), self.c_stride),
+            Target::Bf16(_) => {
+                let stride = self.panels.len() * nr;
+                let start = row * stride + place.col - self.panels.start * nr;
+                let tile = &mut sums[start..][..(place.rows - 1) * stride + place.cols];
+                (tile.as_mut_ptr(), stride)
+            }
         }
+    }
+
+    /// Applies the epilogue to a tile whose sums, at `c`, are complete, and brings them to C if they are not there.
+    #[inline(always)]
+    fn finish_tile<S: Simd>(&self, s: S, place: &TilePlace, c: *mut f32, c_stride: usize) {
+        let &TilePlace { row, rows, col, cols } = place;
+        let output = match self.c {
+            Target::F32(_) if self.epilogue.is_identity() => return,
+            Target::F32(_) => TileOutput::InPlace,
+            Target::Bf16(out) => {
+                TileOutput::Bf16(out.place(self.c_start + row * self.c_stride + col), self.c_stride)
+            }
+        };
         let bias = match self.epilogue.bias {
             Some(bias) => bias[col..].as_ptr(),
             None => std::ptr::null(),
@@ -275,11 +425,12 @@ impl Block<'_> {
             rows,
             cols,
             c,
-            c_stride: self.c_stride,
+            c_stride,
             bias,
             residual,
             residual_stride,
             activation: self.epilogue.activation,
+            output,
         });
     }
 }

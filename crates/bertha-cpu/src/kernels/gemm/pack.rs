@@ -2,8 +2,13 @@
 //!
 //! Layout: B, `[k, n]`, is cut into panels of `nr` columns (a tile's width), the last filled up with zero columns.
 //! Panel after panel, each is stored row by row: value (kk, j) of B lies at `(j / nr) * k * nr + kk * nr + j % nr`.
-//! So a tile kernel reads a panel front to back, and the panel after it follows in memory. The values are plain f32,
-//! packed once when an engine is built and mapped from its file when it is loaded.
+//! So a tile kernel reads a panel front to back, and the panel after it follows in memory. Packed once when an engine is
+//! built and copied from its file when it is loaded.
+//!
+//! What is stored are words of 32 bits: f32 values, or pairs of bf16 values of neighbouring kk (the even one in the lower
+//! half), where kk above counts pairs; an odd k is filled up with a zero. 8-bit types would store fours.
+
+use half::bf16;
 
 use super::super::simd::Simd;
 use super::tile::{self, NV};
@@ -15,6 +20,8 @@ use crate::isa::Tier;
 pub enum PackedType {
     /// 32-bit floating point.
     F32,
+    /// 16-bit floating point with the exponent of f32.
+    Bf16,
 }
 
 impl PackedType {
@@ -23,6 +30,16 @@ impl PackedType {
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Values in a word of 32 bits.
+    #[must_use]
+    pub const fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
         }
     }
 }
@@ -86,7 +103,19 @@ impl PackedDesc {
     /// The layout of a `[k, n]` f32 operand for `tier`'s kernel.
     #[must_use]
     pub const fn new(tier: Tier, k: usize, n: usize) -> Self {
-        Self { tier, dtype: PackedType::F32, k, n, nr: tile::nr(tier) }
+        Self::with_type(tier, PackedType::F32, k, n)
+    }
+
+    /// The layout of a `[k, n]` operand of `dtype` for `tier`'s kernel.
+    #[must_use]
+    pub const fn with_type(tier: Tier, dtype: PackedType, k: usize, n: usize) -> Self {
+        Self { tier, dtype, k, n, nr: tile::nr(tier) }
+    }
+
+    /// Words of a column.
+    #[must_use]
+    pub const fn words(&self) -> usize {
+        self.k.div_ceil(self.dtype.per_word())
     }
 
     /// Panels of the operand.
@@ -95,7 +124,7 @@ impl PackedDesc {
         self.n.div_ceil(self.nr)
     }
 
-    /// f32 values of the packed operand, the last panel's zero columns included.
+    /// Words of the packed operand, the last panel's zero columns included.
     ///
     /// # Errors
     /// When the descriptor is not one this version's kernels read, or its size overflows.
@@ -106,7 +135,7 @@ impl PackedDesc {
         }
         self.panels()
             .checked_mul(self.nr)
-            .and_then(|columns| columns.checked_mul(self.k))
+            .and_then(|columns| columns.checked_mul(self.words()))
             .filter(|&values| values <= isize::MAX as usize / size_of::<f32>())
             .ok_or(PackError::TooLarge { k: self.k, n: self.n })
     }
@@ -126,7 +155,7 @@ pub struct PackedB<'a> {
 }
 
 impl<'a> PackedB<'a> {
-    /// The operand `data` holds, which [`pack_b`] wrote for the same descriptor (any other values are a different
+    /// The operand `data` holds, words in f32's clothes, which [`pack_b`] wrote for the same descriptor (any other values are a different
     /// matrix, never a fault).
     ///
     /// # Errors
@@ -139,7 +168,7 @@ impl<'a> PackedB<'a> {
         Ok(Self { desc, data })
     }
 
-    /// The operand in `bytes`, as an engine file holds them: f32 in this machine's byte order. Aligned to a cache line
+    /// The operand in `bytes`, as an engine file holds them: words in this machine's byte order. Aligned to a cache line
     /// it is read fastest; to 4 bytes it must be.
     ///
     /// # Errors
@@ -159,7 +188,7 @@ impl<'a> PackedB<'a> {
         &self.desc
     }
 
-    /// The packed values.
+    /// The packed words.
     #[must_use]
     pub const fn data(&self) -> &'a [f32] {
         self.data
@@ -220,9 +249,31 @@ pub fn pack_b(desc: &PackedDesc, b: Strided<'_>, out: &mut [f32]) {
     if desc.k == 0 {
         return;
     }
-    for (panel, out) in out.chunks_exact_mut(desc.k * desc.nr).enumerate() {
-        pack_panel_for(b, panel * desc.nr, desc.nr, out);
+    for (panel, out) in out.chunks_exact_mut(desc.words() * desc.nr).enumerate() {
+        match desc.dtype {
+            PackedType::F32 => pack_panel_for(b, panel * desc.nr, desc.nr, out),
+            PackedType::Bf16 => pack_panel_bf16(b, panel * desc.nr, desc.nr, out),
+        }
     }
+}
+
+/// [`pack_panel_for`], rounding to bf16, in pairs of rows.
+fn pack_panel_bf16(b: Strided<'_>, first: usize, nr: usize, out: &mut [f32]) {
+    let cols = nr.min(b.cols - first);
+    let value = |row: usize, col: usize| {
+        let at = row * b.row_stride + (first + col) * b.col_stride;
+        if row < b.rows { bf16::from_f32(b.data[at]) } else { bf16::ZERO }
+    };
+    for (pair, out) in out.chunks_exact_mut(nr).enumerate() {
+        for (col, word) in out.iter_mut().enumerate() {
+            *word = if col < cols { bf16_pair(value(2 * pair, col), value(2 * pair + 1, col)) } else { 0.0 };
+        }
+    }
+}
+
+/// The word of two neighbouring bf16 values.
+fn bf16_pair(even: bf16, odd: bf16) -> f32 {
+    f32::from_bits(u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16)
 }
 
 /// Packs columns `first .. first + nr` (as far as they exist) of `b` into one panel, `[b.rows][nr]`, for any tier on any

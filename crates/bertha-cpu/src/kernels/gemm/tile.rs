@@ -5,6 +5,10 @@
 //! holds beside one row of B and one broadcast: 14 x 32 on AVX-512 (28 of 32), 6 x 16 on AVX2 (12 of 16), 4 x 8 on
 //! 4-lane vectors. Any number of rows up to `MAX_MR` has its own copy, so a tail wastes nothing.
 //!
+//! Operands are read in words of 32 bits: one f32, or two bf16 values of neighbouring k (8-bit operands would be four). So
+//! layouts, strides, blocks and prefetches are the same for every type, counted in words, and only the multiplication of
+//! two words is the type's own ([`Word`]). Below, k counts words, and sums are f32 throughout.
+//!
 //! A is read in place (row-major, any row stride); B from a packed panel (see `pack`), one line per vector, in order.
 //! Every value of C is one chain of multiply-adds over k = 0, 1, ..: whatever the tile, the k-blocking (which stores
 //! and reloads the partial sum, exactly) or the thread, a row's result is the same to the bit.
@@ -12,8 +16,10 @@
 // Rows and vectors of a tile are counted, not iterated: the counts are constants, and every loop unrolls into registers.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
 use super::super::simd::{Simd, SimdOp};
-use crate::isa::Tier;
+use crate::isa::{Isa, Tier};
 
 /// Vectors per tile row, on every tier.
 pub(crate) const NV: usize = 2;
@@ -41,7 +47,46 @@ pub(crate) const fn max_mr(tier: Tier) -> usize {
     }
 }
 
-/// One tile's operands. `run` computes `C = A B` or, with `accumulate`, `C += A B`.
+/// What a 32-bit word of an operand holds, and how a pair of words multiplies.
+pub(crate) trait Word: Send + Sync {
+    /// Runs `op` with the instructions that [`Word::multiply`] needs.
+    fn run<O: SimdOp>(isa: Isa, op: O) -> O::Output;
+
+    /// `acc` plus the products of a word of A and a word of B, lane by lane.
+    fn multiply<S: Simd>(s: S, a: S::F, b: S::F, acc: S::F) -> S::F;
+}
+
+/// One f32.
+pub(crate) struct OneF32;
+
+impl Word for OneF32 {
+    #[inline]
+    fn run<O: SimdOp>(isa: Isa, op: O) -> O::Output {
+        isa.run(op)
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, a: S::F, b: S::F, acc: S::F) -> S::F {
+        s.fma(a, b, acc)
+    }
+}
+
+/// Two bf16.
+pub(crate) struct TwoBf16;
+
+impl Word for TwoBf16 {
+    #[inline]
+    fn run<O: SimdOp>(isa: Isa, op: O) -> O::Output {
+        isa.run_bf16(op)
+    }
+
+    #[inline(always)]
+    fn multiply<S: Simd>(s: S, a: S::F, b: S::F, acc: S::F) -> S::F {
+        s.dot_bf16(a, b, acc)
+    }
+}
+
+/// One tile's operands, counted in words. `run` computes `C = A B` or, with `accumulate`, `C += A B`.
 #[derive(Clone, Copy)]
 pub(crate) struct TileArgs {
     /// Depth of this block.
@@ -73,9 +118,9 @@ pub(crate) enum Prefetch {
 }
 
 /// `MR` rows of [`TileArgs`].
-struct Tile<const MR: usize>(TileArgs);
+struct Tile<const MR: usize, W>(TileArgs, PhantomData<W>);
 
-impl<const MR: usize> SimdOp for Tile<MR> {
+impl<const MR: usize, W: Word> SimdOp for Tile<MR, W> {
     type Output = ();
 
     #[inline(always)]
@@ -94,9 +139,9 @@ impl<const MR: usize> SimdOp for Tile<MR> {
                 }
             }
             match t.next_lines {
-                Prefetch::None => multiply::<S, MR, 0>(s, &t, &mut acc),
-                Prefetch::One => multiply::<S, MR, 1>(s, &t, &mut acc),
-                Prefetch::Two => multiply::<S, MR, 2>(s, &t, &mut acc),
+                Prefetch::None => multiply::<S, W, MR, 0>(s, &t, &mut acc),
+                Prefetch::One => multiply::<S, W, MR, 1>(s, &t, &mut acc),
+                Prefetch::Two => multiply::<S, W, MR, 2>(s, &t, &mut acc),
             }
             for i in 0..MR {
                 for j in 0..NV {
@@ -112,7 +157,7 @@ impl<const MR: usize> SimdOp for Tile<MR> {
 /// # Safety
 /// As for [`TileArgs`], with `MR` rows.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const MR: usize, const AHEAD: usize>(
+unsafe fn multiply<S: Simd, W: Word, const MR: usize, const AHEAD: usize>(
     s: S,
     t: &TileArgs,
     acc: &mut [[S::F; NV]; MR],
@@ -132,7 +177,7 @@ unsafe fn multiply<S: Simd, const MR: usize, const AHEAD: usize>(
             for i in 0..MR {
                 let x = s.splat(*a.add(i * stride + k));
                 for j in 0..NV {
-                    sums[i][j] = s.fma(x, row[j], sums[i][j]);
+                    sums[i][j] = W::multiply(s, x, row[j], sums[i][j]);
                 }
             }
         }
@@ -188,11 +233,11 @@ impl AnyTile {
     /// # Safety
     /// The operands must be as [`TileArgs`] says, for `rows` rows; `rows` must be in `1..=max_mr(tier)`.
     #[inline]
-    pub(crate) unsafe fn run<S: Simd>(self, s: S) {
+    pub(crate) unsafe fn run<S: Simd, W: Word>(self, s: S) {
         macro_rules! by_rows {
             ($($mr:literal)*) => {
                 match self.rows {
-                    $($mr if $mr <= max_mr(S::TIER) => s.vectorize(Tile::<$mr>(self.args)),)*
+                    $($mr if $mr <= max_mr(S::TIER) => s.vectorize(Tile::<$mr, W>(self.args, PhantomData)),)*
                     rows => unreachable!("a tile of {rows} rows"),
                 }
             };

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::{Simd, SimdOp};
 use crate::isa::{Avx512, Avx512Bf16, Tier};
 
@@ -50,12 +52,14 @@ unsafe fn transpose_16x16(r: [__m512; 16]) -> [__m512; 16] {
 // SAFETY (every block below): `self` is a token that detection alone can make, so the instructions exist on this CPU;
 // pointer validity is each method's own contract.
 macro_rules! impl_simd {
-    ($token:ty, $features:literal) => {
+    ($token:ty, $features:literal, { $($more:tt)* }) => {
         impl Simd for $token {
             type F = __m512;
             type M = __mmask16;
             const LANES: usize = 16;
             const TIER: Tier = Tier::Avx512;
+
+            $($more)*
 
             #[inline]
             fn vectorize<O: SimdOp>(self, op: O) -> O::Output {
@@ -253,5 +257,74 @@ macro_rules! impl_simd {
     };
 }
 
-impl_simd!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
-impl_simd!(Avx512Bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
+impl_simd!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", {});
+impl_simd!(Avx512Bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma", {
+    #[inline(always)]
+    fn dot_bf16(self, a: __m512, b: __m512, acc: __m512) -> __m512 {
+        // SAFETY: see the impl; the vectors' bits are pairs of bf16 by this method's contract.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_dpbf16_ps(acc, std::mem::transmute(a), std::mem::transmute(b))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_ptr(self, p: *mut bf16, n: usize, v: __m512) {
+        // SAFETY: see the impl; masked-off lanes are not written.
+        unsafe {
+            let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+            if n >= 16 {
+                _mm256_storeu_si256(p.cast(), rounded);
+            } else {
+                _mm256_mask_storeu_epi16(p.cast(), first(n), rounded);
+            }
+        }
+    }
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The instructions' results for pairs of bf16 in `a`, `b` and f32 in `acc`, and those of the plain forms.
+    struct Both<'a>([&'a [f32; 16]; 3]);
+
+    impl SimdOp for Both<'_> {
+        type Output = ([f32; 16], [bf16; 16]);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let [a, b, acc] = self.0.map(|x| s.load(x));
+            let (mut dot, mut rounded) = ([0.0; 16], [bf16::ZERO; 16]);
+            s.store(&mut dot, s.dot_bf16(a, b, acc));
+            // SAFETY: room for all lanes.
+            unsafe { s.store_bf16_ptr(rounded.as_mut_ptr(), 16, acc) };
+            (dot, rounded)
+        }
+    }
+
+    #[test]
+    fn bf16_instructions_agree_with_their_plain_form() {
+        let (Some(plain), Some(fast)) = (Avx512::detect(), Avx512Bf16::detect()) else {
+            eprintln!("skipped: the CPU has no AVX-512 BF16");
+            return;
+        };
+        let mut state = 1_u64;
+        let mut value = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 2.0_f32.powi((state >> 33) as i32 % 20)
+        };
+        for _ in 0..2000 {
+            let mut pair = || {
+                let (low, high) = (bf16::from_f32(value()), bf16::from_f32(value()));
+                f32::from_bits(u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16)
+            };
+            let (a, b) = (std::array::from_fn(|_| pair()), std::array::from_fn(|_| pair()));
+            let acc = std::array::from_fn(|_| value());
+            let (dot, rounded) = fast.vectorize(Both([&a, &b, &acc]));
+            let (plain_dot, plain_rounded) = plain.vectorize(Both([&a, &b, &acc]));
+            assert_eq!(dot.map(f32::to_bits), plain_dot.map(f32::to_bits));
+            assert_eq!(rounded.map(bf16::to_bits), plain_rounded.map(bf16::to_bits));
+        }
+    }
+}

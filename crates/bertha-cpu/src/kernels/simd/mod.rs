@@ -9,7 +9,12 @@
 //! Where tiers differ in the last bit (fused or separate multiply-add, order of horizontal sums), each is
 //! deterministic on its own.
 
+use half::bf16;
+
 use crate::isa::Tier;
+
+/// Most lanes of any tier.
+const MAX_LANES: usize = 16;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -129,6 +134,38 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn scale_by_pow2(self, a: Self::F, n: Self::F) -> Self::F;
     /// Splits positive normal finite `a` into `(m, e)` with `a = m * 2^e`, `m` in `[0.5, 1)`.
     fn split_exponent(self, a: Self::F) -> (Self::F, Self::F);
+
+    /// `acc + a1 b1 + a0 b0` per lane, whose 32 bits hold two bf16 values, the first in the lower half. Each product is
+    /// exact and each sum rounded to f32; results below the smallest normal number may become 0. Tiers without such an
+    /// instruction have no bf16 kernels: this form is what the instruction is checked against.
+    #[inline(always)]
+    fn dot_bf16(self, a: Self::F, b: Self::F, acc: Self::F) -> Self::F {
+        let (mut x, mut y, mut sum) = ([0.0; MAX_LANES], [0.0; MAX_LANES], [0.0; MAX_LANES]);
+        self.store(&mut x, a);
+        self.store(&mut y, b);
+        self.store(&mut sum, acc);
+        for lane in 0..Self::LANES {
+            let (a, b) = (f32::to_bits(x[lane]), f32::to_bits(y[lane]));
+            let high = |word: u32| f32::from_bits(word & 0xffff_0000);
+            let low = |word: u32| f32::from_bits(word << 16);
+            sum[lane] = low(a).mul_add(low(b), high(a).mul_add(high(b), sum[lane]));
+        }
+        self.load(&sum)
+    }
+
+    /// Stores the first `n <= LANES` lanes rounded to bf16, to the nearest, ties to even.
+    ///
+    /// # Safety
+    /// `p` must be valid for writes of `n` values.
+    #[inline(always)]
+    unsafe fn store_bf16_ptr(self, p: *mut bf16, n: usize, v: Self::F) {
+        let mut x = [0.0; MAX_LANES];
+        self.store(&mut x, v);
+        for (lane, x) in x.iter().enumerate().take(n.min(Self::LANES)) {
+            // SAFETY: this function's contract.
+            unsafe { p.add(lane).write(bf16::from_f32(*x)) };
+        }
+    }
 
     /// The first `n <= LANES` lanes.
     fn first(self, n: usize) -> Self::M;
