@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bertha::Precision;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::surgeon::args::SurgeonArgs;
@@ -232,6 +233,9 @@ pub(crate) struct BuildArgs {
     /// Where to write the engine; MODEL's name with .bertha without it.
     #[arg(short, long, value_name = "FILE.bertha")]
     pub(crate) output: Option<PathBuf>,
+    /// In which type products with the model's weights multiply: f32 (exact), bf16 (AVX-512 BF16). Sums are f32.
+    #[arg(long, default_value_t = Precision::F32, value_name = "TYPE")]
+    pub(crate) precision: Precision,
     /// Leave the graph as it was imported.
     #[arg(long)]
     pub(crate) no_optimize: bool,

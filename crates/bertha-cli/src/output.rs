@@ -66,3 +66,14 @@ pub(crate) fn json_compact(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::Other(error.to_string()))?;
     line(text)
 }
+
+/// What a precision changes, in words.
+pub(crate) fn rounding_error(precision: bertha::Precision, error: &bertha::RoundingError) -> String {
+    format!(
+        "{precision} changes {} by {:.2e} of its norm, {:.2e} at most (random sequences of {} tokens)",
+        error.output,
+        error.relative,
+        error.max_abs,
+        error.lengths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )
+}

@@ -168,12 +168,18 @@ fn view(data: &TensorData) -> TensorRef<'_> {
     TensorRef { dtype: data.dtype(), shape: data.shape(), bytes: data.bytes() }
 }
 
-fn assert_close(name: &str, ours: &TensorData, theirs: &[f64]) {
+/// The norm of the difference over the norm of what is expected.
+fn relative_error(ours: &TensorData, theirs: &[f64]) -> f64 {
     let ours = ours.to_f64();
-    assert_eq!(ours.len(), theirs.len(), "{name}");
+    assert_eq!(ours.len(), theirs.len());
     let error: f64 = ours.iter().zip(theirs).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
     let norm: f64 = theirs.iter().map(|b| b * b).sum::<f64>().sqrt();
-    assert!(error <= 1e-5 * norm, "{name}: relative error {}", error / norm);
+    if error == 0.0 { 0.0 } else { error / norm }
+}
+
+fn assert_close(name: &str, ours: &TensorData, theirs: &[f64]) {
+    let error = relative_error(ours, theirs);
+    assert!(error <= 1e-5, "{name}: relative error {error}");
 }
 
 const LENGTHS: [&[usize]; 6] = [&[1], &[2, 1, 5], &[7], &[16, 3, 40], &[1, 1, 1], &[100, 64]];
@@ -264,6 +270,84 @@ fn padded_rows_change_no_answer() {
     }
 }
 
+/// The model in bf16, where this CPU has such instructions.
+fn bf16_model(graph: &Graph) -> Option<Arc<CpuModel>> {
+    let isa = Isa::detect();
+    match PackedStore::with_precision(isa, bertha_compile::Precision::Bf16) {
+        Ok(store) => Some(Arc::new(CpuModel::with_packed(graph.clone(), isa, store).unwrap())),
+        Err(error) => {
+            assert!(!isa.has_bf16(), "{error}");
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn bf16_models_stay_within_the_formats_error() {
+    // A product's factors are off by 2^-8 each at most, by a third of that in the mean, and errors add up like a random
+    // walk over the products that follow each other. The encoder's scores reach tens, and an attention weight changes by
+    // as much of itself as its score changes in all: ten times a value's own error.
+    const ROUND: f64 = 1.0 / 256.0;
+    let encoder = bertha_compile::optimize(&encoder(9)).unwrap().0;
+    for (graph, products, slope) in [(crowding(7), 4.0, 1.0), (encoder, 12.0, 10.0)] {
+        let Some(model) = bf16_model(&graph) else { return };
+        for (seed, lengths) in LENGTHS.iter().enumerate() {
+            let inputs = match graph.name.as_str() {
+                "crowding" => {
+                    let tokens = lengths.iter().sum();
+                    vec![("x", Random(seed as u64).tensor(&[tokens, HIDDEN]))]
+                }
+                _ => batch(lengths, seed as u64),
+            };
+            let expected = Interpreter::new(&graph, Precision::F64).run_f64(&inputs).unwrap();
+            let outputs = run(&model, 1, &inputs, &[]);
+            assert_eq!(outputs, run(&model, 3, &inputs, &[]), "threads change nothing");
+            for ((name, data), (_, theirs)) in outputs.iter().zip(&expected) {
+                let error = relative_error(data, &theirs.values);
+                assert!(error > 1e-6, "{name} of {} is as exact as f32: {error}", graph.name);
+                assert!(error < ROUND * f64::sqrt(products) * slope, "{name} of {}: {error}", graph.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bf16_sequence_is_the_same_in_any_company() {
+    let graph = bertha_compile::optimize(&encoder(2)).unwrap().0;
+    let Some(model) = bf16_model(&graph) else { return };
+    let lengths = [5, 1, 33, 20, 64];
+    let all = batch(&lengths, 3);
+    let together = run(&model, 2, &all, &["last_hidden_state"])[0].1.clone();
+    let mut start = 0;
+    for length in lengths {
+        let piece = |name: &str| {
+            let (_, data) = all.iter().find(|(other, _)| *other == name).unwrap();
+            TensorData::vector(data.as_slice::<i32>().unwrap()[start..start + length].to_vec())
+        };
+        let alone = [
+            ("input_ids", piece("input_ids")),
+            ("position_ids", piece("position_ids")),
+            ("cu_seqlens", TensorData::vector(vec![0, length as i32])),
+        ];
+        let alone = run(&model, 1, &alone, &["last_hidden_state"])[0].1.clone();
+        let row = 4 * HIDDEN;
+        assert_eq!(alone.bytes()[..], together.bytes()[start * row..(start + length) * row]);
+        start += length;
+    }
+}
+
+#[test]
+fn a_precision_without_kernels_is_refused_by_name() {
+    use bertha_compile::Precision::{Bf16, F16};
+    let portable = Isa::from_name("portable").unwrap();
+    for (isa, precision) in [(portable, Bf16), (portable, F16), (Isa::detect(), F16)] {
+        let error = PackedStore::with_precision(isa, precision).unwrap_err();
+        assert!(matches!(error, LowerError::Precision { .. }), "{error}");
+        assert!(error.to_string().contains("--precision f32"), "{error}");
+    }
+}
+
 #[test]
 fn sessions_share_weights_and_run_at_the_same_time() {
     let model = Arc::new(CpuModel::new(encoder(3), Isa::detect()).unwrap());
@@ -307,18 +391,24 @@ fn packed_weights_travel_through_bytes() {
         });
         blob.extend_from_slice(&bytes);
     }
-    let store = PackedStore::from_entries(isa, entries.clone(), &blob.clone().into()).unwrap();
+    let store =
+        PackedStore::from_entries(isa, bertha_compile::Precision::F32, entries.clone(), &blob.clone().into())
+            .unwrap();
     let loaded = Arc::new(CpuModel::with_packed(graph.clone(), isa, store).unwrap());
     let inputs = batch(&[3, 8], 6);
     assert_eq!(run(&fresh, 1, &inputs, &[]), run(&loaded, 1, &inputs, &[]));
 
     let mut outside = entries.clone();
     outside[0].offset = u64::MAX;
-    assert!(PackedStore::from_entries(isa, outside, &blob.clone().into()).is_err());
+    assert!(
+        PackedStore::from_entries(isa, bertha_compile::Precision::F32, outside, &blob.clone().into())
+            .is_err()
+    );
     // Same length, since panels are padded, but another matrix: found when the graph asks for it.
     let mut wrong_shape = entries;
     wrong_shape[0].desc.n += 1;
-    let store = PackedStore::from_entries(isa, wrong_shape, &blob.into()).unwrap();
+    let store =
+        PackedStore::from_entries(isa, bertha_compile::Precision::F32, wrong_shape, &blob.into()).unwrap();
     assert!(matches!(CpuModel::with_packed(graph, isa, store), Err(LowerError::Packed { .. })));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bertha_cpu::CpuModel;
+use bertha_cpu::{CpuModel, PackedStore};
 use bertha_graph::interp::{Interpreter, Precision};
 use bertha_graph::{Graph, Interface, TensorData, TensorId, ragged};
 use serde::Serialize;
@@ -141,7 +141,9 @@ pub fn all_tensors(
         let mut watched: Graph = graph.clone();
         let name = |id: &TensorId| (graph.tensor(*id).name.clone(), *id);
         watched.set_outputs(group.iter().map(name).collect())?;
-        let model = Arc::new(CpuModel::new(watched, engine.cpu().isa())?);
+        let isa = engine.cpu().isa();
+        let store = PackedStore::with_precision(isa, engine.precision())?;
+        let model = Arc::new(CpuModel::with_packed(watched, isa, store)?);
         let mut session = crate::Session::new(
             Arc::new(engine.info().clone()),
             model.session(threads.max(1)).map_err(|source| Error::Threads { threads, source })?,

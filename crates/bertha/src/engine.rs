@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use bertha_compile::{Log, optimize, optimize_model_with};
-use bertha_cpu::CpuModel;
+use bertha_compile::{Log, Precision, optimize, optimize_model_with};
 use bertha_cpu::isa::Isa;
+use bertha_cpu::{CpuModel, PackedStore};
 use bertha_engine::EngineFile;
 use bertha_graph::plugin::PluginSet;
 use bertha_graph::{Graph, Interface, Model, ModelInfo};
@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::open::{Source, import_from, source_of};
+use crate::rounding::{self, RoundingError};
 use crate::sections;
 use crate::session::Session;
 
@@ -21,6 +22,9 @@ use crate::session::Session;
 pub struct Options {
     /// The instruction-set tier; `None` takes `BERTHA_ISA` from the environment, or else the best this CPU has.
     pub isa: Option<Isa>,
+    /// The precision that products with the model's weights multiply in. An engine file has its own: then this says what to
+    /// do with a file that holds no plan for this CPU.
+    pub precision: Precision,
     /// Whether the compiler's passes run. Without them the graph runs as it was imported.
     pub optimize: bool,
     /// Apply this many patches of the compiler's passes and no more: by halving it one finds the patch at fault.
@@ -38,6 +42,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             isa: None,
+            precision: Precision::F32,
             optimize: true,
             stop_after: None,
             without: Vec::new(),
@@ -65,12 +70,13 @@ impl Options {
 pub(crate) struct Padded {
     graph: Graph,
     isa: Isa,
+    precision: Precision,
     model: OnceLock<Arc<CpuModel>>,
 }
 
 impl Padded {
-    pub(crate) fn new(graph: Graph, isa: Isa) -> Self {
-        Padded { graph, isa, model: OnceLock::new() }
+    pub(crate) fn new(graph: Graph, isa: Isa, precision: Precision) -> Self {
+        Padded { graph, isa, precision, model: OnceLock::new() }
     }
 
     /// The lowered graph. Two threads that ask first at the same time may both lower it; one result stays.
@@ -78,7 +84,8 @@ impl Padded {
         match self.model.get() {
             Some(model) => Ok(model),
             None => {
-                let model = Arc::new(CpuModel::new(self.graph.clone(), self.isa)?);
+                let store = PackedStore::with_precision(self.isa, self.precision)?;
+                let model = Arc::new(CpuModel::with_packed(self.graph.clone(), self.isa, store)?);
                 Ok(self.model.get_or_init(|| model))
             }
         }
@@ -94,6 +101,7 @@ pub struct Engine {
     padded: Option<Arc<Padded>>,
     log: Arc<Log>,
     notices: Arc<Vec<String>>,
+    pub(crate) rounding_error: Option<Arc<RoundingError>>,
 }
 
 impl Engine {
@@ -127,9 +135,18 @@ impl Engine {
         };
         let became_ragged =
             model.info.interface == Interface::Dense && optimized.info.interface == Interface::Ragged;
-        let padded = if became_ragged { Some(Padded::new(optimize(&model.graph)?.0, isa)) } else { None };
-        let cpu = CpuModel::new(optimized.graph, isa)?;
-        Ok(Self::from_parts(optimized.info, optimized.tokenizer, cpu, padded, log, Vec::new()))
+        let padded = if became_ragged {
+            Some(Padded::new(optimize(&model.graph)?.0, isa, options.precision))
+        } else {
+            None
+        };
+        let store = PackedStore::with_precision(isa, options.precision)?;
+        let cpu = CpuModel::with_packed(optimized.graph, isa, store)?;
+        let mut engine = Self::from_parts(optimized.info, optimized.tokenizer, cpu, padded, log, Vec::new());
+        if options.precision != Precision::F32 {
+            engine.rounding_error = rounding::measure(&engine)?.map(Arc::new);
+        }
+        Ok(engine)
     }
 
     /// Compiles a graph made with the network API; its inputs and outputs are used as they are.
@@ -165,6 +182,7 @@ impl Engine {
             padded: padded.map(Arc::new),
             log: Arc::new(log),
             notices: Arc::new(notices),
+            rounding_error: None,
         }
     }
 
@@ -207,6 +225,17 @@ impl Engine {
     /// The CPU side of the engine.
     pub fn cpu(&self) -> &CpuModel {
         &self.cpu
+    }
+
+    /// The precision that products with the model's weights multiply in.
+    pub fn precision(&self) -> Precision {
+        self.cpu.precision()
+    }
+
+    /// What that precision changes in the answers, as it was measured when the model was compiled; none for f32, which
+    /// changes nothing, and for models that do not take token ids.
+    pub fn rounding_error(&self) -> Option<&RoundingError> {
+        self.rounding_error.as_deref()
     }
 
     /// What the compiler did; empty for an engine that was loaded from a file.

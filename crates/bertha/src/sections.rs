@@ -2,21 +2,38 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use bertha_compile::Log;
+use bertha_compile::{Log, Precision};
+use bertha_cpu::isa::Isa;
 use bertha_cpu::{CpuModel, Memory, PackedEntry, PackedStore};
 use bertha_engine::{EngineFile, EngineWriter, Host, Metadata, Mismatch, PlanHeader};
 use bertha_graph::plugin::PluginSet;
 use bertha_graph::{DType, Graph, ModelInfo, TensorData, text};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Options, Padded};
 use crate::error::Error;
 use crate::plugins;
+use crate::rounding::RoundingError;
 
 const TARGET: &str = "cpu";
-/// Version of the CPU plan's encoding: a JSON list of [`PackedEntry`].
-const PLAN_FORMAT: u32 = 1;
+/// Version of the CPU plan's encoding: the JSON of a [`CpuPlan`].
+const PLAN_FORMAT: u32 = 2;
+/// The requirement of a plan whose weights are packed as bf16.
+const BF16_FEATURE: &str = "avx512-bf16";
+
+/// The CPU plan: how the packed weights are to be read.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CpuPlan {
+    precision: Precision,
+    /// Measured when the plan was made; absent for f32.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    rounding_error: Option<RoundingError>,
+    weights: Vec<PackedEntry>,
+}
 
 /// Section with the padded form of a model that became ragged. Its constants are those of the graph where name and
 /// contents agree; its own carry [`PADDED_PREFIX`].
@@ -72,13 +89,16 @@ pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
         entries.push(PackedEntry { offset, length: bytes.len() as u64, ..entry });
     }
     packed.finish()?;
-    let payload = serde_json::to_vec(&entries).map_err(|error| content(error.to_string()))?;
-    let header = PlanHeader {
-        target: TARGET.into(),
-        producer: producer(),
-        plan_format: PLAN_FORMAT,
-        requirements: vec![engine.cpu().isa().tier().name().to_owned()],
+    let plan = CpuPlan {
+        precision: engine.precision(),
+        rounding_error: engine.rounding_error().cloned(),
+        weights: entries,
     };
+    let payload = serde_json::to_vec(&plan).map_err(|error| content(error.to_string()))?;
+    let mut requirements = vec![engine.cpu().isa().tier().name().to_owned()];
+    requirements.extend((plan.precision == Precision::Bf16).then(|| BF16_FEATURE.to_owned()));
+    let header =
+        PlanHeader { target: TARGET.into(), producer: producer(), plan_format: PLAN_FORMAT, requirements };
     writer.plan(&header, &payload)?;
     writer.finish()?;
     Ok(())
@@ -99,13 +119,14 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
     let source = Source { file, path, plugins: &options.plugins };
     let graph = source.graph(file.graph()?, "")?;
     let isa = options.isa()?;
-    let store = match usable_plan(file, isa.tier().name(), &mut notices)? {
-        Some(payload) => {
-            let entries: Vec<PackedEntry> = serde_json::from_slice(&payload)
-                .map_err(|error| content(format!("its CPU plan is not one: {error}")))?;
-            PackedStore::from_entries(isa, entries, &packed_weights(file, path)?)?
-        }
-        None => PackedStore::new(isa),
+    let (plan, usable) = cpu_plan(file, path, isa, &mut notices)?;
+    // A precision that this machine has no kernels for is an error: another one would give other answers.
+    let precision = plan.as_ref().map_or(options.precision, |plan| plan.precision);
+    let (weights, rounding_error) =
+        plan.map_or((Vec::new(), None), |plan| (plan.weights, plan.rounding_error));
+    let store = match usable {
+        true => PackedStore::from_entries(isa, precision, weights, &packed_weights(file, path)?)?,
+        false => PackedStore::with_precision(isa, precision)?,
     };
     let cpu = CpuModel::with_packed(graph, isa, store)?;
     let padded = match file.has_section(PADDED_GRAPH) {
@@ -113,11 +134,13 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
             let bytes = file.section(PADDED_GRAPH)?;
             let text =
                 std::str::from_utf8(&bytes).map_err(|error| content(format!("its padded graph: {error}")))?;
-            Some(Padded::new(source.graph(text, PADDED_PREFIX)?, isa))
+            Some(Padded::new(source.graph(text, PADDED_PREFIX)?, isa, precision))
         }
         false => None,
     };
-    Ok(Engine::from_parts(info, file.tokenizer()?, cpu, padded, Log::default(), notices))
+    let mut engine = Engine::from_parts(info, file.tokenizer()?, cpu, padded, Log::default(), notices);
+    engine.rounding_error = rounding_error.map(Arc::new);
+    Ok(engine)
 }
 
 /// The packed weights, in memory of their own: a run reads all of them, which large pages make much faster.
@@ -133,26 +156,42 @@ fn packed_weights(file: &EngineFile, path: &Path) -> Result<Bytes, Error> {
     Ok(Bytes::from_owner(memory))
 }
 
-/// The CPU plan, if this machine can run it; else notices that say why not.
-fn usable_plan(file: &EngineFile, isa: &str, notices: &mut Vec<String>) -> Result<Option<Bytes>, Error> {
+/// The CPU plan, if the file has one that this version reads, and whether this machine can run it; where it cannot,
+/// notices say why not.
+fn cpu_plan(
+    file: &EngineFile,
+    path: &Path,
+    isa: Isa,
+    notices: &mut Vec<String>,
+) -> Result<(Option<CpuPlan>, bool), Error> {
     if !file.plans().any(|plan| plan.target == TARGET) {
         notices.push("The engine has no CPU plan; one was made from its portable graph.".into());
-        return Ok(None);
+        return Ok((None, false));
     }
     let plan = file.plan(TARGET)?;
-    let host =
-        Host { target: TARGET.into(), plan_format: PLAN_FORMAT, features: BTreeSet::from([isa.to_owned()]) };
+    let tier = isa.tier().name();
+    let mut features = BTreeSet::from([tier.to_owned()]);
+    features.extend(isa.has_bf16().then(|| BF16_FEATURE.to_owned()));
+    let host = Host { target: TARGET.into(), plan_format: PLAN_FORMAT, features };
     let mismatches = plan.header.mismatches(&host);
+    let readable = plan.header.plan_format == PLAN_FORMAT;
+    let payload = readable.then(|| serde_json::from_slice::<CpuPlan>(&plan.payload)).transpose();
+    let payload = payload.map_err(|error| Error::EngineContent {
+        path: path.to_owned(),
+        why: format!("its CPU plan is not one: {error}"),
+    })?;
     if mismatches.is_empty() {
-        return Ok(Some(plan.payload));
+        return Ok((payload, true));
     }
     // A machine has weaker tiers too, but the packed weights of a plan are for exactly one.
     notices.extend(mismatches.iter().map(|mismatch| match mismatch {
-        Mismatch::MissingFeature { feature } => format!("The plan is for {feature}, and {isa} is used here."),
+        Mismatch::MissingFeature { feature } => {
+            format!("The plan is for {feature}, and {tier} is used here.")
+        }
         other => other.to_string(),
     }));
-    notices.push(format!("The plan was made anew from the portable graph for {isa}."));
-    Ok(None)
+    notices.push(format!("The plan was made anew from the portable graph for {tier}."));
+    Ok((payload, false))
 }
 
 /// Where a graph of an engine file comes from.

@@ -16,6 +16,7 @@ struct Report {
     model: String,
     device: &'static str,
     isa: &'static str,
+    precision: bertha::Precision,
     threads: usize,
     batches: usize,
     sequences: usize,
@@ -77,6 +78,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
         model: args.model.display().to_string(),
         device: "cpu",
         isa: engine.cpu().isa().tier().name(),
+        precision: engine.precision(),
         threads: session.threads(),
         batches: batches.len(),
         sequences,
@@ -179,10 +181,11 @@ fn profile(session: &mut Session, workload: &Workload) -> Result<Vec<Operation>,
 fn print(report: &Report) -> Result<(), Failure> {
     let l = &report.latency_ms;
     output::line(format!(
-        "{} on {} ({}, {}): {}, {}, {}",
+        "{} on {} ({}, {}, {}): {}, {}, {}",
         report.model,
         report.device,
         report.isa,
+        report.precision,
         output::count(report.threads, "thread", "threads"),
         output::count(report.batches, "batch", "batches"),
         output::count(report.sequences, "sequence", "sequences"),

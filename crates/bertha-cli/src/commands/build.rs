@@ -22,6 +22,7 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     // The source graph is needed beside the compiled one only to explain its nodes.
     let explained = (!args.explain.is_empty()).then(|| source.clone());
     let options = Options {
+        precision: args.precision,
         optimize: !args.no_optimize,
         stop_after: args.stop_after,
         without: args.without.clone(),
@@ -47,7 +48,14 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     }
     let size = output::bytes(std::fs::metadata(&target).map_or(0, |file| file.len()));
     let (seconds, tier) = (start.elapsed().as_secs_f64(), engine.cpu().isa().tier());
-    output::line(format!("{}: {size}, CPU plan for {tier}, built in {seconds:.2} s", target.display()))
+    if let Some(error) = engine.rounding_error() {
+        output::line(output::rounding_error(engine.precision(), error))?;
+    }
+    output::line(format!(
+        "{}: {size}, CPU plan for {tier} in {}, built in {seconds:.2} s",
+        target.display(),
+        engine.precision()
+    ))
 }
 
 /// The model's name with the engine's ending, in the current folder.

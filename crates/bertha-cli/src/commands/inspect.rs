@@ -36,6 +36,10 @@ struct Port {
 #[derive(Serialize)]
 struct Cpu {
     isa: &'static str,
+    precision: bertha::Precision,
+    /// What the precision changes in the answers; absent for f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounding_error: Option<bertha::RoundingError>,
     packed_bytes: usize,
     /// Sizes of the memory slots as functions of the batch; absent for models planned for each input shape.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,6 +159,8 @@ fn report(engine: &Engine, file: Option<FileReport>) -> Report<'_> {
         nodes,
         cpu: Cpu {
             isa: engine.cpu().isa().tier().name(),
+            precision: engine.precision(),
+            rounding_error: engine.rounding_error().cloned(),
             packed_bytes: engine.cpu().packed().bytes(),
             memory: engine.cpu().memory_plan(),
             steps: engine.cpu().steps().map(|steps| steps.len()),
@@ -180,7 +186,11 @@ fn print(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
     let weights = output::bytes(report.weight_bytes as u64);
     table.add_row(["weights", &format!("{}, {weights}", output::count(report.weights, "tensor", "tensors"))]);
     let packed = output::bytes(report.cpu.packed_bytes as u64);
-    table.add_row(["CPU plan", &format!("{}, {packed} packed", report.cpu.isa)]);
+    let cpu = &report.cpu;
+    table.add_row(["CPU plan", &format!("{} in {}, {packed} packed", cpu.isa, cpu.precision)]);
+    if let Some(error) = &cpu.rounding_error {
+        table.add_row(["precision", &output::rounding_error(cpu.precision, error)]);
+    }
     output::print_table(table, [])?;
     print_ports("inputs", &report.inputs)?;
     print_ports("outputs", &report.outputs)?;

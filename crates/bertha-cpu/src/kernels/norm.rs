@@ -7,11 +7,15 @@
 //! Three passes over a row in the first-level cache (take in, add and sum; differences; normalise): bound by loads and
 //! stores.
 
+use half::bf16;
+
 use super::context::Context;
 use super::elementwise::check_same_shape;
+use super::gemm::RoundRow;
 use super::reduce::{Sum, for_vectors, max_abs, power_of_two_near_reciprocal, scale_row};
 use super::simd::{Simd, SimdOp};
 use super::views::{Rows, RowsMut};
+use crate::pool::Disjoint;
 
 /// A layer norm's parameters.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,35 @@ pub fn layer_norm(
             let residual = residual.map(|r| r.row(first + row));
             let x = x.map(|x| x.row(first + row));
             isa.run(LayerNormRow { norm, x, residual, out: block.row(row) });
+        }
+    });
+}
+
+/// As [`layer_norm`] of `x`, and the result once more in `rounded`, for products that take bf16.
+///
+/// # Panics
+/// As [`layer_norm`], and where the CPU has no bf16 instructions.
+pub fn layer_norm_rounded(
+    ctx: &mut Context,
+    norm: &LayerNorm<'_>,
+    x: Rows<'_>,
+    out: RowsMut<'_>,
+    rounded: RowsMut<'_, bf16>,
+) {
+    let isa = ctx.isa;
+    check_same_shape(Some(x), &out);
+    norm.check(out.cols);
+    rounded.check();
+    assert_eq!((out.rows, out.cols), (rounded.rows, rounded.cols), "both results have the same shape");
+    let (cols, stride) = (rounded.cols, rounded.stride);
+    let rounded = Disjoint::new(rounded.data);
+    ctx.for_row_blocks(out, |first, mut block| {
+        for row in 0..block.rows {
+            let out = block.row(row);
+            isa.run(LayerNormRow { norm, x: Some(x.row(first + row)), residual: None, out });
+            // SAFETY: rows do not overlap, and every row belongs to one block.
+            let to = unsafe { rounded.slice((first + row) * stride, cols) };
+            isa.run_bf16(RoundRow { from: out, to });
         }
     });
 }

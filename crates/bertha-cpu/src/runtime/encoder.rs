@@ -4,6 +4,7 @@
 //! offsets, and shapes that only a run knows.
 
 use bertha_graph::{Activation, DType, PoolKind, RelativeBuckets};
+use half::bf16;
 use smallvec::SmallVec;
 
 use super::packed::PackedWeight;
@@ -13,7 +14,7 @@ use crate::kernels::attention::{
     Attention, AttentionBias, AttentionShape, HeadLayout, HeadRows, Sequences, attention,
 };
 use crate::kernels::elementwise::{BinaryOp, Right, UnaryOp, binary, unary};
-use crate::kernels::gemm::{self, Epilogue, MatmulOperand, MatmulShape};
+use crate::kernels::gemm::{self, Epilogue, Left, MatmulOperand, MatmulShape, PackedType, Product};
 use crate::kernels::norm::{self, LayerNorm};
 use crate::kernels::softmax;
 use crate::kernels::tokens::{self, IdError, Ids, Lookup, Pooling, pool_sequences};
@@ -66,9 +67,33 @@ fn rows_mut<'a>(tensor: &'a mut TensorMut<'_>) -> Result<RowsMut<'a>, String> {
     Ok(RowsMut { data, rows, cols, stride })
 }
 
+/// [`rows`] of a tensor that a program keeps as bf16.
+fn bf16_rows<'a>(tensor: &TensorRef<'a>) -> Result<Rows<'a, bf16>, String> {
+    if tensor.dtype != DType::BF16 {
+        return Err(format!("expected bf16, found {}", tensor.dtype));
+    }
+    let data: &[bf16] = bytemuck::cast_slice(tensor.bytes);
+    let (rows, cols, stride) = matrix(tensor.shape, data.len());
+    Ok(Rows { data, rows, cols, stride })
+}
+
+fn bf16_rows_mut<'a>(tensor: &'a mut TensorMut<'_>) -> Result<RowsMut<'a, bf16>, String> {
+    if tensor.dtype != DType::BF16 {
+        return Err(format!("its result is {}, not bf16", tensor.dtype));
+    }
+    let data: &mut [bf16] = bytemuck::cast_slice_mut(tensor.bytes);
+    let (rows, cols, stride) = matrix(tensor.shape, data.len());
+    Ok(RowsMut { data, rows, cols, stride })
+}
+
+/// Rows and columns of a tensor: all but the last dimension, and the last.
+fn matrix_shape(shape: &[usize]) -> (usize, usize) {
+    shape.split_last().map_or((1, 1), |(cols, rows)| (rows.iter().product(), *cols))
+}
+
 /// Rows, columns and distance of rows of a tensor that takes up `len` places.
 fn matrix(shape: &[usize], len: usize) -> (usize, usize, usize) {
-    let (cols, rows) = shape.split_last().map_or((1, 1), |(cols, rows)| (*cols, rows.iter().product()));
+    let (rows, cols) = matrix_shape(shape);
     (rows, cols, len.checked_div(rows).unwrap_or(cols))
 }
 
@@ -108,12 +133,18 @@ pub(super) fn embedding_sum(
     })
 }
 
+/// Also writes the result rounded, where a program wants that beside it.
 pub(super) fn layer_norm(
     context: &mut Context,
     operands: &Operands<'_>,
     epsilon: f32,
-    y: &mut TensorMut<'_>,
+    results: &mut [Option<TensorMut<'_>>],
 ) -> Result<(), String> {
+    let (y, rounded) = match results {
+        [Some(y)] => (y, None),
+        [Some(y), rounded] => (y, rounded.as_mut()),
+        _ => return Ok(()),
+    };
     let x = operand(operands, 0)?;
     let (gamma, beta) = (operand(operands, 1)?, operand(operands, 2)?);
     same_shape(&x, y)?;
@@ -122,7 +153,10 @@ pub(super) fn layer_norm(
     if norm.gamma.len() != y.cols || norm.beta.len() != y.cols {
         return Err(format!("gamma and beta must have {} values", y.cols));
     }
-    norm::layer_norm(context, &norm, Some(rows(&x)?), None, y);
+    match rounded {
+        None => norm::layer_norm(context, &norm, Some(rows(&x)?), None, y),
+        Some(rounded) => norm::layer_norm_rounded(context, &norm, rows(&x)?, y, bf16_rows_mut(rounded)?),
+    }
     Ok(())
 }
 
@@ -133,20 +167,28 @@ pub(super) fn linear(
     activation: Activation,
     y: &mut TensorMut<'_>,
 ) -> Result<(), String> {
-    let x = rows(&operand(operands, 0)?)?;
+    let x = operand(operands, 0)?;
     let bias = optional(operands, 1).map(|bias| floats(&bias)).transpose()?;
     let residual = optional(operands, 2).map(|residual| rows(&residual)).transpose()?;
     let desc = *weight.desc();
-    let y = rows_mut(y)?;
-    let fits = x.cols == desc.k
-        && (y.rows, y.cols) == (x.rows, desc.n)
+    let is_bf16 = desc.dtype == PackedType::Bf16;
+    let ((x_rows, x_cols), (y_rows, y_cols)) = (matrix_shape(x.shape), matrix_shape(y.shape));
+    let fits = (x_cols, y_rows, y_cols) == (desc.k, x_rows, desc.n)
         && bias.is_none_or(|bias| bias.len() == desc.n)
-        && residual.is_none_or(|residual| (residual.rows, residual.cols) == (y.rows, y.cols));
+        && residual.is_none_or(|residual| (residual.rows, residual.cols) == (y_rows, y_cols));
     if !fits {
-        return Err(format!("{} x {} values do not fit a weight of {} x {}", x.rows, x.cols, desc.k, desc.n));
+        return Err(format!("{x_rows} x {x_cols} values do not fit a weight of {} x {}", desc.k, desc.n));
     }
     let epilogue = Epilogue { bias, activation: kernel_activation(activation), residual };
-    gemm::gemm(context, x, &weight.operand()?, y, &epilogue);
+    let left = match x.dtype {
+        DType::BF16 if is_bf16 => Left::Bf16(bf16_rows(&x)?),
+        _ => Left::F32(rows(&x)?),
+    };
+    let product = match y.dtype {
+        DType::BF16 if is_bf16 => Product::Bf16(bf16_rows_mut(y)?),
+        _ => Product::F32(rows_mut(y)?),
+    };
+    gemm::gemm(context, left, &weight.operand()?, product, &epilogue);
     Ok(())
 }
 

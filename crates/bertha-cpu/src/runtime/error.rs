@@ -1,6 +1,9 @@
 //! Errors of lowering and running.
 
+use bertha_compile::Precision;
 use bertha_graph::{DType, GraphError};
+
+use crate::isa::Tier;
 
 /// Why a graph cannot be lowered to CPU steps.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -10,6 +13,19 @@ pub enum LowerError {
     TooManyOutputs {
         /// How many there are.
         count: usize,
+    },
+    /// A precision without kernels on this CPU or tier.
+    #[error(
+        "there are no {precision} kernels for {isa} on this CPU: {needs}; build with --precision f32, or run on a CPU \
+         that has them"
+    )]
+    Precision {
+        /// The precision asked for.
+        precision: Precision,
+        /// The tier in use.
+        isa: Tier,
+        /// What the kernels need.
+        needs: &'static str,
     },
     /// The graph is not sound for these inputs.
     #[error(transparent)]

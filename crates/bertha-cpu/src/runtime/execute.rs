@@ -138,10 +138,12 @@ fn dispatch(
     if let Kernel::Plugin(plugin) = kernel {
         return run_plugin(plugin, context, operands, results);
     }
+    if let Kernel::LayerNorm { epsilon } = kernel {
+        return encoder::layer_norm(context, operands, *epsilon, results).map_err(Refusal::from);
+    }
     let Some(Some(y)) = results.first_mut() else { return Ok(()) };
     let result = match kernel {
         Kernel::EmbeddingSum => return encoder::embedding_sum(context, operands, y),
-        Kernel::LayerNorm { epsilon } => encoder::layer_norm(context, operands, *epsilon, y),
         Kernel::Linear { weight, activation } => encoder::linear(context, operands, weight, *activation, y),
         Kernel::MatMul => encoder::matmul(context, operands, y),
         Kernel::Conv { attrs, window, weight } => {
@@ -156,7 +158,7 @@ fn dispatch(
         Kernel::Softmax => encoder::softmax(context, operands, y),
         Kernel::Pool(kind) => encoder::pool(context, operands, *kind, y),
         Kernel::L2Normalize { epsilon } => encoder::l2_normalize(context, operands, *epsilon, y),
-        Kernel::Generic(_) | Kernel::Plugin(_) | Kernel::If { .. } => {
+        Kernel::LayerNorm { .. } | Kernel::Generic(_) | Kernel::Plugin(_) | Kernel::If { .. } => {
             Err("not a kernel of one result".into())
         }
     };

@@ -12,7 +12,7 @@ use super::program::{
     InputPlan, Kernel, OutputPlan, Place, Program, RightForm, Step, TensorIndex, TensorPlan,
 };
 use crate::kernels::elementwise::{BinaryOp, UnaryOp};
-use crate::kernels::gemm::row_stride;
+use crate::kernels::gemm::{PackedType, row_stride};
 
 /// Lowers `graph`, taking packed weights from `store` (which packs what it does not have yet).
 pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, LowerError> {
@@ -22,7 +22,7 @@ pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, Lower
     let mut lowering = Lowering::new(graph, store);
     let choices: Result<Vec<_>, _> = graph.nodes().iter().map(|node| lowering.choose(node)).collect();
     let choices = choices?;
-    lowering.takes_strides = choices.iter().map(|choice| takes_strides(choice.as_ref())).collect();
+    lowering.kinds = choices.iter().map(|choice| Kind::of(choice.as_ref())).collect();
     for ((id, node), choice) in graph.node_ids().zip(graph.nodes()).zip(choices) {
         lowering.lower_node(id, node, choice);
     }
@@ -32,17 +32,40 @@ pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, Lower
 /// A kernel, and which of the node's inputs remain run-time operands.
 type Choice = (Kernel, Vec<Option<TensorId>>);
 
-/// Whether a kernel takes rows that are apart, in all that it reads and writes.
-fn takes_strides(choice: Option<&Choice>) -> bool {
-    let Some((kernel, _)) = choice else { return false };
-    matches!(
-        kernel,
-        Kernel::EmbeddingSum
+/// What a node's kernel can take and give, as far as it bears on how tensors lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A product with a constant weight of f32.
+    Linear,
+    /// A product with a constant weight of bf16: rounds what it multiplies, takes and gives bf16 too.
+    LinearBf16,
+    /// Takes and gives rows that are apart.
+    Strided,
+    /// Takes and gives adjacent rows only.
+    Adjacent,
+}
+
+impl Kind {
+    fn of(choice: Option<&Choice>) -> Self {
+        let Some((kernel, _)) = choice else { return Kind::Adjacent };
+        match kernel {
+            Kernel::Linear { weight, .. } if weight.desc().dtype == PackedType::Bf16 => Kind::LinearBf16,
+            Kernel::Linear { .. } => Kind::Linear,
+            Kernel::EmbeddingSum
             | Kernel::LayerNorm { .. }
-            | Kernel::Linear { .. }
             | Kernel::RaggedAttention { .. }
-            | Kernel::Pool(_)
-    )
+            | Kernel::Pool(_) => Kind::Strided,
+            _ => Kind::Adjacent,
+        }
+    }
+}
+
+/// How a tensor lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Storage {
+    dtype: DType,
+    /// Elements between rows.
+    row_padding: usize,
 }
 
 struct Lowering<'a> {
@@ -55,8 +78,10 @@ struct Lowering<'a> {
     buffers: Vec<memory::Buffer>,
     needed_by: Vec<u64>,
     uses: Uses,
-    /// For each node, whether its kernel [`takes_strides`].
-    takes_strides: Vec<bool>,
+    /// For each node, what its kernel is.
+    kinds: Vec<Kind>,
+    /// Tensors of which there is a rounded copy too.
+    rounded: HashMap<TensorId, TensorIndex>,
 }
 
 impl<'a> Lowering<'a> {
@@ -90,7 +115,8 @@ impl<'a> Lowering<'a> {
             buffers: Vec::new(),
             needed_by: needed_by(graph),
             uses: Uses::of(graph),
-            takes_strides: Vec::new(),
+            kinds: Vec::new(),
+            rounded: HashMap::new(),
         }
     }
 
@@ -102,9 +128,19 @@ impl<'a> Lowering<'a> {
             return;
         };
         let step = self.program.steps.len();
-        let inputs: Vec<_> = operands.iter().map(|input| input.map(|id| self.read(id, step))).collect();
+        let mut inputs: Vec<_> = operands.iter().map(|input| input.map(|id| self.read(id, step))).collect();
+        if self.kinds[id.index()] == Kind::LinearBf16
+            && let Some(rounded) = operands[0].and_then(|x| self.rounded.get(&x).copied())
+        {
+            self.keep(rounded, step);
+            inputs[0] = Some(rounded);
+        }
         let resolve = node.outputs.iter().flatten().any(|id| !self.is_static(*id)).then(|| node.op.clone());
-        let outputs = node.outputs.iter().map(|output| output.map(|id| self.write(id, step))).collect();
+        let mut outputs: Vec<_> =
+            node.outputs.iter().map(|output| output.map(|id| self.write(id, step))).collect();
+        if let (Kernel::LayerNorm { .. }, [Some(y)]) = (&kernel, node.outputs.as_slice()) {
+            outputs.extend(self.write_rounded(*y, step).map(Some));
+        }
         let needed_by = self.needed_by[id.index()];
         self.program.steps.push(Step {
             node: node.name.clone(),
@@ -292,42 +328,102 @@ impl<'a> Lowering<'a> {
 
     fn read(&mut self, id: TensorId, step: usize) -> TensorIndex {
         let index = self.tensor_index(id);
+        self.keep(index, step);
+        index
+    }
+
+    /// Keeps a tensor's memory up to this step.
+    fn keep(&mut self, index: TensorIndex, step: usize) {
         if let Some(buffer) = self.buffer_of.get(&index) {
             self.buffers[*buffer].last = self.buffers[*buffer].last.max(step);
         }
-        index
     }
 
     fn write(&mut self, id: TensorId, step: usize) -> TensorIndex {
-        let ty = &self.graph.tensor(id).ty;
-        let padding = self.row_padding(id);
-        let mut size = &ty.shape.elements() * &Dim::from(ty.dtype.size());
-        if let (true, Some((_, rows))) = (padding > 0, ty.shape.dims().split_last()) {
-            let rows = rows.iter().fold(Dim::from(1_usize), |product, dim| &product * dim);
-            size = &size + &(&rows * &Dim::from(padding * ty.dtype.size()));
-        }
-        // The place holds the buffer's number until the slots are assigned.
+        let storage = self.storage(id);
         let index = self.add_tensor(id, Place::Slot(self.buffers.len()));
-        self.program.tensors[index].row_padding = padding;
-        self.buffer_of.insert(index, self.buffers.len());
-        self.buffers.push(memory::Buffer { size, first: step, last: step });
+        self.allot(index, id, storage, step);
         index
     }
 
-    /// Elements to leave between the rows of a tensor that a node writes, so that they spread over the sets of a cache;
-    /// none where a kernel that touches it wants its rows adjacent.
-    fn row_padding(&self, id: TensorId) -> usize {
+    /// A bf16 copy of a tensor that a step writes beside it, where a product would have to make it anyway.
+    fn write_rounded(&mut self, id: TensorId, step: usize) -> Option<TensorIndex> {
+        let reads = |node: &NodeId| {
+            self.kinds[node.index()] == Kind::LinearBf16
+                && self.graph.node(*node).inputs.first() == Some(&Some(id))
+        };
+        if !self.uses.readers(id).iter().any(reads) {
+            return None;
+        }
+        let storage = self.bf16_storage(id)?;
+        let plan = self.program.tensors.get(*self.index_of.get(&id)?)?;
+        let (name, dims) = (format!("{} as bf16", plan.name), plan.dims.clone());
+        let place = Place::Slot(self.buffers.len());
+        self.program.tensors.push(TensorPlan { name, dtype: DType::BF16, dims, place, row_padding: 0 });
+        let index = self.program.tensors.len() - 1;
+        self.allot(index, id, storage, step);
+        self.rounded.insert(id, index);
+        Some(index)
+    }
+
+    /// Gives a tensor of the shape of `id` a buffer from this step on. Its place holds the buffer's number until the
+    /// slots are assigned.
+    fn allot(&mut self, index: TensorIndex, id: TensorId, storage: Storage, step: usize) {
+        let plan = &mut self.program.tensors[index];
+        (plan.dtype, plan.row_padding) = (storage.dtype, storage.row_padding);
+        let shape = &self.graph.tensor(id).ty.shape;
+        let element = storage.dtype.size();
+        let mut size = &shape.elements() * &Dim::from(element);
+        if let (1.., Some((_, rows))) = (storage.row_padding, shape.dims().split_last()) {
+            let rows = rows.iter().fold(Dim::from(1_usize), |product, dim| &product * dim);
+            size = &size + &(&rows * &Dim::from(storage.row_padding * element));
+        }
+        self.buffer_of.insert(index, self.buffers.len());
+        self.buffers.push(memory::Buffer { size, first: step, last: step });
+    }
+
+    /// How a tensor that a node writes lies in memory: as bf16 where only products that round it anyway read it, and with
+    /// rows that spread over the sets of a cache where everything that touches it takes such.
+    fn storage(&self, id: TensorId) -> Storage {
         let tensor = self.graph.tensor(id);
-        let dims = tensor.ty.shape.dims();
-        let Some(cols) = dims.last().and_then(|dim| usize::try_from(dim.as_const()?).ok()) else { return 0 };
-        let Origin::Node { node, .. } = tensor.origin else { return 0 };
-        let strided = |node: &NodeId| self.takes_strides[node.index()];
-        let fits = tensor.ty.dtype == DType::F32
-            && dims.len() == 2
-            && !self.uses.is_output(id)
-            && strided(&node)
-            && self.uses.readers(id).iter().all(strided);
-        if fits { row_stride(cols) - cols } else { 0 }
+        let plain = Storage { dtype: tensor.ty.dtype, row_padding: 0 };
+        let Origin::Node { node, .. } = tensor.origin else { return plain };
+        if self.uses.is_output(id) || tensor.ty.dtype != DType::F32 {
+            return plain;
+        }
+        let readers = self.uses.readers(id);
+        let (writer, kind) = (self.kinds[node.index()], |node: &NodeId| self.kinds[node.index()]);
+        // As the first operand and nothing else: a residual is added in f32.
+        let multiplies = |node: &NodeId| {
+            let mut inputs = self.graph.node(*node).inputs.iter();
+            kind(node) == Kind::LinearBf16
+                && inputs.next() == Some(&Some(id))
+                && inputs.all(|input| *input != Some(id))
+        };
+        if writer == Kind::LinearBf16
+            && readers.iter().all(multiplies)
+            && let Some(storage) = self.bf16_storage(id)
+        {
+            return storage;
+        }
+        let padding = match tensor.ty.shape.dims() {
+            [_, cols]
+                if writer != Kind::Adjacent && readers.iter().all(|node| kind(node) != Kind::Adjacent) =>
+            {
+                cols.as_const()
+                    .and_then(|cols| usize::try_from(cols).ok())
+                    .map_or(0, |cols| row_stride(cols) - cols)
+            }
+            _ => 0,
+        };
+        Storage { row_padding: padding, ..plain }
+    }
+
+    /// How a `[.., cols]` tensor lies in memory as bf16: in whole pairs.
+    fn bf16_storage(&self, id: TensorId) -> Option<Storage> {
+        let [_, cols] = self.graph.tensor(id).ty.shape.dims() else { return None };
+        let cols = usize::try_from(cols.as_const()?).ok().filter(|cols| cols.is_multiple_of(2))?;
+        Some(Storage { dtype: DType::BF16, row_padding: 2 * row_stride(cols / 2) - cols })
     }
 
     /// The index of an input, a constant, or a tensor that has been written before.

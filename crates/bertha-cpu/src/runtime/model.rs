@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bertha_compile::Precision;
 use bertha_graph::{Graph, Op, Shape, TensorType};
 
 use super::error::{LowerError, RunError};
@@ -34,12 +35,12 @@ pub struct CpuModel {
 }
 
 impl CpuModel {
-    /// Lowers `graph` for `isa` and packs its weights.
+    /// Lowers `graph` for `isa` in f32 and packs its weights.
     pub fn new(graph: Graph, isa: Isa) -> Result<Self, LowerError> {
         Self::with_packed(graph, isa, PackedStore::new(isa))
     }
 
-    /// Lowers `graph` with weights that were packed before; what `store` lacks is packed now.
+    /// Lowers `graph` in the precision of `store`, with weights that were packed before; what it lacks is packed now.
     pub fn with_packed(graph: Graph, isa: Isa, store: PackedStore) -> Result<Self, LowerError> {
         let is_direct = shapes_follow_from_inputs(&graph);
         // Lowering a dense graph once before its shapes are known packs its weights and finds what cannot run.
@@ -56,6 +57,11 @@ impl CpuModel {
     /// The tier that the weights are packed for.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The precision that products with constant weights multiply in.
+    pub fn precision(&self) -> Precision {
+        self.store.precision()
     }
 
     /// The packed weights.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use bertha_compile::Precision;
 use bertha_graph::{DType, TensorData, WeightLayout};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::LowerError;
 use crate::isa::Isa;
-use crate::kernels::gemm::{PackedB, PackedDesc, Strided, pack_b};
+use crate::kernels::gemm::{PackedB, PackedDesc, PackedType, Strided, pack_b};
 use crate::memory::Memory;
 
 /// Packed weights begin at multiples of this in their blob, so that vectors never straddle cache lines.
@@ -19,7 +20,7 @@ const ALIGNMENT: u64 = 64;
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
     desc: PackedDesc,
-    /// `F32 [desc.packed_len()]`.
+    /// `[desc.packed_len()]` words, as F32.
     values: TensorData,
 }
 
@@ -61,25 +62,50 @@ pub struct PackedEntry {
 #[derive(Debug)]
 pub struct PackedStore {
     isa: Isa,
+    precision: Precision,
     packed: Mutex<BTreeMap<(String, bool), PackedWeight>>,
 }
 
 impl PackedStore {
-    /// An empty store for kernels of `isa`.
+    /// An empty store for f32 kernels of `isa`.
     pub fn new(isa: Isa) -> Self {
-        PackedStore { isa, packed: Mutex::default() }
+        PackedStore { isa, precision: Precision::F32, packed: Mutex::default() }
+    }
+
+    /// An empty store for kernels of `isa` that multiply in `precision`.
+    ///
+    /// # Errors
+    /// When there are no such kernels for the tier, or this CPU lacks their instructions.
+    pub fn with_precision(isa: Isa, precision: Precision) -> Result<Self, LowerError> {
+        packed_type(isa, precision)?;
+        Ok(PackedStore { precision, ..Self::new(isa) })
+    }
+
+    /// The precision that products with the weights multiply in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The store that a plan describes, over the blob it was written with. No copy is made.
     ///
     /// # Errors
-    /// When an entry lies outside of the blob, or is packed for other kernels than those of `isa`.
-    pub fn from_entries(isa: Isa, entries: Vec<PackedEntry>, blob: &Bytes) -> Result<Self, LowerError> {
+    /// When an entry lies outside of the blob, or is packed for other kernels than those of `isa` and `precision`, or this
+    /// CPU lacks their instructions.
+    pub fn from_entries(
+        isa: Isa,
+        precision: Precision,
+        entries: Vec<PackedEntry>,
+        blob: &Bytes,
+    ) -> Result<Self, LowerError> {
+        let dtype = packed_type(isa, precision)?;
         let mut packed = BTreeMap::new();
         for entry in entries {
             let wrong = |why: String| LowerError::Packed { weight: entry.weight.clone(), why };
             if entry.desc.tier != isa.tier() {
                 return Err(wrong(format!("it is packed for {}, not {}", entry.desc.tier, isa.tier())));
+            }
+            if entry.desc.dtype != dtype {
+                return Err(wrong(format!("it is packed as {}, not {precision}", entry.desc.dtype.name())));
             }
             if entry.offset % ALIGNMENT != 0 {
                 return Err(wrong(format!(
@@ -96,7 +122,7 @@ impl PackedStore {
             let weight = PackedWeight::new(entry.desc, values).map_err(wrong)?;
             packed.insert(key(&entry.weight, entry.layout), weight);
         }
-        Ok(PackedStore { isa, packed: Mutex::new(packed) })
+        Ok(PackedStore { isa, precision, packed: Mutex::new(packed) })
     }
 
     /// Every packed weight with its values, in order of name; offsets and lengths are left for the writer to set.
@@ -129,7 +155,7 @@ impl PackedStore {
             (WeightLayout::InOut, [k, n]) | (WeightLayout::OutIn, [n, k]) => (*k, *n),
             (_, shape) => return Err(wrong(format!("expected a matrix, found {shape:?}"))),
         };
-        let desc = PackedDesc::new(self.isa.tier(), k, n);
+        let desc = PackedDesc::with_type(self.isa.tier(), packed_type(self.isa, self.precision)?, k, n);
         let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = packed.get(&key(name, layout)) {
             if *found.desc() != desc {
@@ -151,6 +177,17 @@ impl PackedStore {
             PackedWeight::new(desc, values.map_err(|error| wrong(error.to_string()))?).map_err(wrong)?;
         packed.insert(key(name, layout), weight.clone());
         Ok(weight)
+    }
+}
+
+/// The type that operands of `precision` are packed in.
+fn packed_type(isa: Isa, precision: Precision) -> Result<PackedType, LowerError> {
+    let lacks = |needs| Err(LowerError::Precision { precision, isa: isa.tier(), needs });
+    match precision {
+        Precision::F32 => Ok(PackedType::F32),
+        Precision::Bf16 if isa.has_bf16() => Ok(PackedType::Bf16),
+        Precision::Bf16 => lacks("they need the avx512 tier and AVX-512 BF16 instructions (`bertha doctor`)"),
+        Precision::F16 => lacks("CPU targets multiply in f32 or bf16"),
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod tile;
 
 pub use batched::{MatmulOperand, MatmulShape, matmul};
 pub use epilogue::{Activation, Epilogue};
+pub(in crate::kernels) use left::RoundRow;
 pub(crate) use pack::pack_panel;
 pub use pack::{PackError, PackedB, PackedDesc, PackedType, Strided, pack_b};
 
