@@ -14,7 +14,7 @@
 
 use super::context::{Context, LINE};
 use super::gemm::pack_panel;
-use super::gemm::tile::{self, AnyTile, OneF32, Prefetch, TileArgs};
+use super::gemm::tile::{self, AnyTile, OneF32, Prefetch, TileArgs, Word};
 use super::gemm::{Strided, worth_forking};
 use super::reduce::{Max, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
@@ -64,7 +64,7 @@ pub enum Sequences<'a> {
 }
 
 impl Sequences<'_> {
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         match self {
             Self::Ragged(cu) => cu.sequences(),
             Self::Dense { batch, .. } => *batch,
@@ -72,7 +72,7 @@ impl Sequences<'_> {
     }
 
     /// Queries and keys of a sequence.
-    fn lengths(&self, index: usize) -> (usize, usize) {
+    pub(super) fn lengths(&self, index: usize) -> (usize, usize) {
         match *self {
             Self::Ragged(cu) => {
                 let len = cu.sequence(index).1;
@@ -82,7 +82,7 @@ impl Sequences<'_> {
         }
     }
 
-    fn max_lengths(&self) -> (usize, usize) {
+    pub(super) fn max_lengths(&self) -> (usize, usize) {
         match *self {
             Self::Ragged(cu) => (cu.longest(), cu.longest()),
             Self::Dense { q_len, kv_len, .. } => (q_len, kv_len),
@@ -111,7 +111,7 @@ impl HeadLayout {
         Self { seq_stride: 0, head_stride: head_dim, row_stride }
     }
 
-    fn start(&self, seqs: &Sequences<'_>, seq: usize, head: usize) -> usize {
+    pub(super) fn start(&self, seqs: &Sequences<'_>, seq: usize, head: usize) -> usize {
         let start = match seqs {
             Sequences::Ragged(cu) => cu.sequence(seq).0 * self.row_stride,
             Sequences::Dense { .. } => seq * self.seq_stride,
@@ -157,9 +157,9 @@ impl HeadLayout {
 
 /// One of Q, K, V.
 #[derive(Clone, Copy, Debug)]
-pub struct HeadRows<'a> {
+pub struct HeadRows<'a, T = f32> {
     /// The values.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Where rows lie.
     pub layout: HeadLayout,
 }
@@ -202,7 +202,7 @@ pub enum AttentionBias<'a> {
 
 /// A row of bias.
 #[derive(Clone, Copy)]
-enum BiasRow<'a> {
+pub(super) enum BiasRow<'a> {
     None,
     Add(&'a [f32]),
     Keep(&'a [u8]),
@@ -210,7 +210,7 @@ enum BiasRow<'a> {
 
 impl<'a> AttentionBias<'a> {
     #[inline(always)]
-    fn row(&self, seq: usize, head: usize, query: usize, keys: usize) -> BiasRow<'a> {
+    pub(super) fn row(&self, seq: usize, head: usize, query: usize, keys: usize) -> BiasRow<'a> {
         match *self {
             Self::None => BiasRow::None,
             Self::Additive { data, seq_stride, head_stride, row_stride } => {
@@ -251,35 +251,36 @@ impl<'a> AttentionBias<'a> {
 
 /// Everything [`attention`] reads.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention<'a> {
+pub struct Attention<'a, T = f32> {
     /// Heads and their sizes.
     pub shape: AttentionShape,
     /// The batch.
     pub seqs: Sequences<'a>,
     /// Queries, `head_dim` values per row.
-    pub q: HeadRows<'a>,
+    pub q: HeadRows<'a, T>,
     /// Keys, `head_dim` values per row.
-    pub k: HeadRows<'a>,
+    pub k: HeadRows<'a, T>,
     /// Values, `v_head_dim` values per row.
-    pub v: HeadRows<'a>,
+    pub v: HeadRows<'a, T>,
     /// Bias or mask.
     pub bias: AttentionBias<'a>,
 }
 
-impl Attention<'_> {
-    fn check(&self, out: &[f32], layout: HeadLayout) {
+impl<T> Attention<'_, T> {
+    /// Checks everything against an output of `out_len` values.
+    pub(super) fn check(&self, out_len: usize, layout: HeadLayout) {
         let s = self.shape;
         assert!(s.kv_heads > 0 && s.heads.is_multiple_of(s.kv_heads), "query heads share key heads evenly");
         self.q.layout.check(&self.seqs, true, s.heads, s.head_dim, self.q.data.len());
         self.k.layout.check(&self.seqs, false, s.kv_heads, s.head_dim, self.k.data.len());
         self.v.layout.check(&self.seqs, false, s.kv_heads, s.v_head_dim, self.v.data.len());
-        layout.check(&self.seqs, true, s.heads, s.v_head_dim, out.len());
+        layout.check(&self.seqs, true, s.heads, s.v_head_dim, out_len);
         layout.check_disjoint(&self.seqs, s.heads, s.v_head_dim);
         self.bias.check(&self.seqs, s.heads);
     }
 
     /// Multiply-adds of the whole.
-    fn work(&self) -> usize {
+    pub(super) fn work(&self) -> usize {
         let pairs: usize = (0..self.seqs.count())
             .map(|seq| {
                 let (q_len, kv_len) = self.seqs.lengths(seq);
@@ -291,7 +292,7 @@ impl Attention<'_> {
 }
 
 /// Row stride of a tile's scores over `keys` keys.
-const fn scores_stride(tier: Tier, keys: usize) -> usize {
+pub(super) const fn scores_stride(tier: Tier, keys: usize) -> usize {
     keys.next_multiple_of(tile::nr(tier)) + LINE
 }
 
@@ -309,19 +310,16 @@ pub const fn attention_scratch_len(tier: Tier, shape: &AttentionShape, max_keys:
 /// # Panics
 /// When an operand, the bias or the output is too small for the batch, or output rows overlap.
 pub fn attention(ctx: &mut Context, args: &Attention<'_>, layout: HeadLayout, out: &mut [f32]) {
-    args.check(out, layout);
+    args.check(out.len(), layout);
     let (isa, threads) = (ctx.isa, ctx.threads());
     let (heads, seqs) = (args.shape.heads, args.seqs.count());
     if heads * seqs == 0 {
         return;
     }
-    /// Items per worker to aim at, so that stealing can even out.
-    const ITEMS_PER_WORKER: usize = 4;
     let (q_len, kv_len) = args.seqs.max_lengths();
     ctx.reserve(attention_scratch_len(isa.tier(), &args.shape, kv_len));
     let fork = worth_forking(threads, args.work(), 1, 1);
-    let tiles = q_len.div_ceil(tile::max_mr(isa.tier()));
-    let splits = if fork { (ITEMS_PER_WORKER * threads).div_ceil(heads * seqs).min(tiles).max(1) } else { 1 };
+    let splits = if fork { splits(isa.tier(), threads, heads * seqs, q_len) } else { 1 };
     let out = Disjoint::new(out);
     let item = |index: usize, scratch: &mut [f32]| {
         let (head, split) = (index / splits, index % splits);
@@ -336,6 +334,13 @@ pub fn attention(ctx: &mut Context, args: &Attention<'_>, layout: HeadLayout, ou
             item(index, &mut ctx.scratch[0]);
         }
     }
+}
+
+/// How many items each of `heads` heads is cut into: enough for every worker, so that stealing can even out.
+pub(super) fn splits(tier: Tier, threads: usize, heads: usize, q_len: usize) -> usize {
+    const ITEMS_PER_WORKER: usize = 4;
+    let tiles = q_len.div_ceil(tile::max_mr(tier));
+    (ITEMS_PER_WORKER * threads).div_ceil(heads).min(tiles).max(1)
 }
 
 /// An item: a share of one head's query tiles.
@@ -395,7 +400,7 @@ impl SimdOp for Head<'_> {
             // SAFETY: `attention` checked that Q has `q_len` rows of `dim` values; the scratch holds `max_mr` rows of
             // scores and K packed as `dim` rows per panel.
             unsafe {
-                tiles_of_row(
+                tiles_of_row::<S, OneF32>(
                     s,
                     rows,
                     (queries.as_ptr(), q.layout.row_stride),
@@ -413,7 +418,7 @@ impl SimdOp for Head<'_> {
             // SAFETY: the scores' rows have `kv_len` values; V is packed as `kv_len` rows per panel; `attention`
             // checked that the output has `q_len` rows of `v_dim` values, and no other item writes these.
             unsafe {
-                tiles_of_row(
+                tiles_of_row::<S, OneF32>(
                     s,
                     rows,
                     (scores.as_ptr(), stride),
@@ -430,7 +435,7 @@ impl SimdOp for Head<'_> {
 
 /// Packs all panels of `b`.
 #[inline(always)]
-fn pack_panels<S: Simd>(s: S, b: Strided<'_>, out: &mut [f32]) {
+pub(super) fn pack_panels<S: Simd>(s: S, b: Strided<'_>, out: &mut [f32]) {
     let nr = tile::nr(S::TIER);
     if b.rows > 0 {
         for (panel, out) in out.chunks_exact_mut(b.rows * nr).enumerate() {
@@ -444,7 +449,7 @@ fn pack_panels<S: Simd>(s: S, b: Strided<'_>, out: &mut [f32]) {
 /// # Safety
 /// A must have `rows` rows of k values, B k rows per panel, C `rows` rows of n values; `rows` is a tile's.
 #[inline(always)]
-unsafe fn tiles_of_row<S: Simd>(
+pub(super) unsafe fn tiles_of_row<S: Simd, W: Word>(
     s: S,
     rows: usize,
     (a, a_stride): (*const f32, usize),
@@ -468,7 +473,7 @@ unsafe fn tiles_of_row<S: Simd>(
                 next: b,
                 next_lines: Prefetch::None,
             };
-            AnyTile { rows, args }.run::<S, OneF32>(s);
+            AnyTile { rows, args }.run::<S, W>(s);
         }
         col += nr;
     }
@@ -477,19 +482,25 @@ unsafe fn tiles_of_row<S: Simd>(
 /// `scores = e^(scale scores + bias - max)`; returns 1 over their sum, or 0 (and zeros) where every key is masked.
 #[inline(always)]
 fn softmax_weights<S: Simd>(s: S, scores: &mut [f32], scale: f32, bias: BiasRow<'_>) -> f32 {
-    let largest = match bias {
+    let largest = scaled_and_biased(s, scores, scale, bias);
+    if largest == f32::NEG_INFINITY && scores.iter().all(|&x| x == f32::NEG_INFINITY) {
+        scores.fill(0.0);
+        return 0.0;
+    }
+    1.0 / exp_minus(s, scores, largest)
+}
+
+/// `scores = scale scores + bias`; returns the largest.
+#[inline(always)]
+pub(super) fn scaled_and_biased<S: Simd>(s: S, scores: &mut [f32], scale: f32, bias: BiasRow<'_>) -> f32 {
+    match bias {
         BiasRow::None => scale_and_add::<S, false>(s, scores, scale, &[]),
         BiasRow::Add(bias) => scale_and_add::<S, true>(s, scores, scale, bias),
         BiasRow::Keep(keep) => {
             let largest = scale_and_add::<S, false>(s, scores, scale, &[]);
             if keep.contains(&0) { mask(scores, keep) } else { largest }
         }
-    };
-    if largest == f32::NEG_INFINITY && scores.iter().all(|&x| x == f32::NEG_INFINITY) {
-        scores.fill(0.0);
-        return 0.0;
     }
-    1.0 / exp_minus(s, scores, largest)
 }
 
 /// Masks what is not kept; returns the largest value left.

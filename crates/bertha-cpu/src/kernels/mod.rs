@@ -5,6 +5,7 @@
 //! and panics at entry. What comes from user data (token ids, lengths) is checked and gives an error.
 
 pub mod attention;
+pub mod attention_bf16;
 mod context;
 pub mod conv;
 pub mod elementwise;

@@ -9,7 +9,7 @@ pub enum KernelKind {
     Gemm,
     /// [`super::gemm::matmul`].
     Matmul,
-    /// [`super::attention::attention`].
+    /// [`super::attention::attention`], and [`super::attention_bf16::attention_bf16`].
     Attention,
     /// [`super::conv::dense`].
     Conv,
@@ -101,6 +101,7 @@ pub static KERNELS: &[Kernel] = registry! {
     }
     with_bf16_instructions {
         Gemm "gemm" tile @;
+        Attention "attention" tile @;
     }
 };
 

@@ -13,6 +13,7 @@ use crate::generic::{TensorMut, TensorRef};
 use crate::kernels::attention::{
     Attention, AttentionBias, AttentionShape, HeadLayout, HeadRows, Sequences, attention,
 };
+use crate::kernels::attention_bf16::{Mixed, attention_bf16};
 use crate::kernels::elementwise::{BinaryOp, Right, UnaryOp, binary, unary};
 use crate::kernels::gemm::{self, Epilogue, Left, MatmulOperand, MatmulShape, PackedType, Product};
 use crate::kernels::norm::{self, LayerNorm};
@@ -256,40 +257,24 @@ fn matrix_offsets(from: &[usize], to: &[usize], matrix: usize) -> Result<SmallVe
     Ok(offsets)
 }
 
-pub(super) fn ragged_attention<'a>(
+pub(super) fn ragged_attention(
     context: &mut Context,
-    operands: &Operands<'a>,
+    operands: &Operands<'_>,
     shape: (usize, f32),
     relative: Option<RelativeBuckets>,
     bias_memory: &mut Vec<f32>,
     y: &mut TensorMut<'_>,
 ) -> Result<(), String> {
     let (heads, scale) = shape;
-    let y = rows_mut(y)?;
+    let (y_rows, width) = matrix_shape(y.shape);
     let misfit = || format!("queries, keys and values must be [tokens, {heads} * head_dim]");
-    let q = rows(&operand(operands, 0)?)?;
-    let cu = offsets(&operand(operands, 3)?, q.rows)?;
-    if y.rows != q.rows || heads == 0 || !y.cols.is_multiple_of(heads) {
+    let first = operand(operands, 0)?;
+    let (q_rows, _) = matrix_shape(first.shape);
+    let cu = offsets(&operand(operands, 3)?, q_rows)?;
+    if y_rows != q_rows || heads == 0 || !width.is_multiple_of(heads) {
         return Err(misfit());
     }
-    let width = y.cols;
     let head_dim = width / heads;
-    let part = |rows: &Rows<'a>, start: usize| HeadRows {
-        data: rows.data.get(start..).unwrap_or_default(),
-        layout: HeadLayout::ragged(head_dim, rows.stride),
-    };
-    let [q, k, v] = match (optional(operands, 1), optional(operands, 2)) {
-        // Side by side in one tensor, read where they lie.
-        (None, None) if q.cols == 3 * width => [0, 1, 2].map(|index| part(&q, index * width)),
-        (Some(k), Some(v)) if q.cols == width => {
-            let (k, v) = (rows(&k)?, rows(&v)?);
-            if [&k, &v].iter().any(|other| other.rows != y.rows || other.cols != width) {
-                return Err(misfit());
-            }
-            [part(&q, 0), part(&k, 0), part(&v, 0)]
-        }
-        _ => return Err(misfit()),
-    };
     let longest = cu.longest().max(1);
     let bias = match (relative, optional(operands, 4)) {
         (Some(buckets), Some(table)) => {
@@ -298,16 +283,47 @@ pub(super) fn ragged_attention<'a>(
         }
         _ => AttentionBias::None,
     };
-    let args = Attention {
-        shape: AttentionShape { heads, kv_heads: heads, head_dim, v_head_dim: head_dim, scale },
-        seqs: Sequences::Ragged(cu),
-        q,
-        k,
-        v,
-        bias,
-    };
+    let shape = AttentionShape { heads, kv_heads: heads, head_dim, v_head_dim: head_dim, scale };
+    let seqs = Sequences::Ragged(cu);
+    if first.dtype == DType::BF16 {
+        let [q, k, v] = queries_keys_values(operands, bf16_rows, (width, head_dim))?.ok_or_else(misfit)?;
+        let args = Attention { shape, seqs, q, k, v, bias };
+        let stride = matrix(y.shape, y.bytes.len() / y.dtype.size()).2;
+        let out = match y.dtype {
+            DType::BF16 => Mixed::Bf16(bf16_rows_mut(y)?.data),
+            _ => Mixed::F32(rows_mut(y)?.data),
+        };
+        attention_bf16(context, &args, HeadLayout::ragged(head_dim, stride), out);
+        return Ok(());
+    }
+    let [q, k, v] = queries_keys_values(operands, rows, (width, head_dim))?.ok_or_else(misfit)?;
+    let args = Attention { shape, seqs, q, k, v, bias };
+    let y = rows_mut(y)?;
     attention(context, &args, HeadLayout::ragged(head_dim, y.stride), y.data);
     Ok(())
+}
+
+/// Queries, keys and values of `width` columns: side by side in the first operand, read where they lie, or the first
+/// three; `None` where they do not fit together.
+fn queries_keys_values<'a, T>(
+    operands: &Operands<'a>,
+    rows: impl Fn(&TensorRef<'a>) -> Result<Rows<'a, T>, String>,
+    (width, head_dim): (usize, usize),
+) -> Result<Option<[HeadRows<'a, T>; 3]>, String> {
+    let part = |rows: &Rows<'a, T>, start: usize| HeadRows {
+        data: rows.data.get(start..).unwrap_or_default(),
+        layout: HeadLayout::ragged(head_dim, rows.stride),
+    };
+    let q = rows(&operand(operands, 0)?)?;
+    Ok(match (optional(operands, 1), optional(operands, 2)) {
+        (None, None) if q.cols == 3 * width => Some([0, 1, 2].map(|index| part(&q, index * width))),
+        (Some(k), Some(v)) if q.cols == width => {
+            let (k, v) = (rows(&k)?, rows(&v)?);
+            let fit = [&k, &v].iter().all(|other| (other.rows, other.cols) == (q.rows, width));
+            fit.then(|| [part(&q, 0), part(&k, 0), part(&v, 0)])
+        }
+        _ => None,
+    })
 }
 
 /// Writes the bias of every head for every distance, `[heads, 2 * longest - 1]`, from the model's table

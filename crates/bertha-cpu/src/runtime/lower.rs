@@ -23,6 +23,13 @@ pub(crate) fn lower(graph: &Graph, store: &PackedStore) -> Result<Program, Lower
     let choices: Result<Vec<_>, _> = graph.nodes().iter().map(|node| lowering.choose(node)).collect();
     let choices = choices?;
     lowering.kinds = choices.iter().map(|choice| Kind::of(choice.as_ref())).collect();
+    for (kind, (choice, node)) in (0..).zip(choices.iter().zip(graph.nodes())) {
+        if let Some((Kernel::RaggedAttention { heads, .. }, _)) = choice
+            && lowering.attends_in_bf16(node, *heads)
+        {
+            lowering.kinds[kind] = Kind::AttentionBf16;
+        }
+    }
     for ((id, node), choice) in graph.node_ids().zip(graph.nodes()).zip(choices) {
         lowering.lower_node(id, node, choice);
     }
@@ -39,6 +46,8 @@ enum Kind {
     Linear,
     /// A product with a constant weight of bf16: rounds what it multiplies, takes and gives bf16 too.
     LinearBf16,
+    /// Attention over queries, keys and values that such products give.
+    AttentionBf16,
     /// Takes and gives rows that are apart.
     Strided,
     /// Takes and gives adjacent rows only.
@@ -400,8 +409,9 @@ impl<'a> Lowering<'a> {
                 && inputs.next() == Some(&Some(id))
                 && inputs.all(|input| *input != Some(id))
         };
-        if writer == Kind::LinearBf16
-            && readers.iter().all(multiplies)
+        let attends = |node: &NodeId| kind(node) == Kind::AttentionBf16;
+        if matches!(writer, Kind::LinearBf16 | Kind::AttentionBf16)
+            && (readers.iter().all(multiplies) || readers.iter().all(attends))
             && let Some(storage) = self.bf16_storage(id)
         {
             return storage;
@@ -417,6 +427,30 @@ impl<'a> Lowering<'a> {
             _ => 0,
         };
         Storage { row_padding: padding, ..plain }
+    }
+
+    /// Whether attention can multiply in bf16: what it multiplies comes from such products and goes nowhere else.
+    fn attends_in_bf16(&self, node: &Node, heads: usize) -> bool {
+        let operands = || node.inputs.iter().take(3).flatten();
+        let parts = if operands().count() == 1 { 3 } else { 1 };
+        operands().count() > 0
+            && operands().all(|id| {
+                let tensor = self.graph.tensor(*id);
+                let cols =
+                    tensor.ty.shape.dims().last().and_then(|dim| usize::try_from(dim.as_const()?).ok());
+                let from_product = matches!(
+                    tensor.origin,
+                    Origin::Node { node, .. } if self.kinds[node.index()] == Kind::LinearBf16
+                );
+                let only_here =
+                    self.uses.readers(*id).iter().all(|reader| std::ptr::eq(self.graph.node(*reader), node));
+                from_product
+                    && only_here
+                    && !self.uses.is_output(*id)
+                    && !node.inputs.iter().skip(3).any(|other| *other == Some(*id))
+                    && self.bf16_storage(*id).is_some()
+                    && cols.is_some_and(|cols| cols.is_multiple_of(2 * parts * heads.max(1)))
+            })
     }
 
     /// How a `[.., cols]` tensor lies in memory as bf16: in whole pairs.

@@ -2,11 +2,15 @@
 //! operands before rounding to the bound that follows from the format.
 
 use bertha_cpu::isa::Isa;
+use bertha_cpu::kernels::attention::{
+    Attention, AttentionBias, AttentionShape, HeadLayout, HeadRows, Sequences,
+};
+use bertha_cpu::kernels::attention_bf16::{Mixed, attention_bf16};
 use bertha_cpu::kernels::gemm::{
     Activation, Epilogue, PackedB, PackedDesc, PackedType, Strided, gemm, pack_b,
 };
 use bertha_cpu::kernels::registry::KernelKind;
-use bertha_cpu::kernels::{AlignedBuf, Context, Rows, RowsMut};
+use bertha_cpu::kernels::{AlignedBuf, Context, CuSeqlens, Rows, RowsMut};
 use half::bf16;
 
 use crate::common::{ROUND, Rng, assert_close, context};
@@ -18,7 +22,96 @@ const BF16_ROUND: f64 = 1.0 / 256.0;
 pub(crate) fn check(kind: KernelKind, isa: Isa) {
     match kind {
         KernelKind::Gemm => products(isa),
+        KernelKind::Attention => attentions(isa),
         other => unreachable!("no bf16 kernel of {other:?}"),
+    }
+}
+
+fn attentions(isa: Isa) {
+    let mut rng = Rng::new(21);
+    for threads in [1, 3] {
+        let mut ctx = context(isa, threads);
+        for (heads, dim, lengths) in [
+            (1, 2, &[1][..]),
+            (2, 64, &[1, 2, 0, 3, 17, 33]),
+            (3, 32, &[128, 5]),
+            (2, 6, &[7, 31, 15]),
+            (1, 80, &[70]),
+            (4, 34, &[16, 1]),
+            (1, 8, &[]),
+            (12, 64, &[100, 64]),
+        ] {
+            check_attention(&mut ctx, &mut rng, (heads, dim), lengths);
+        }
+    }
+}
+
+/// Ragged attention over q, k and v side by side, with and without a bias by distance, to f32 and to bf16.
+fn check_attention(ctx: &mut Context, rng: &mut Rng, (heads, dim): (usize, usize), lengths: &[usize]) {
+    let mut offsets = vec![0_u32];
+    offsets.extend(lengths.iter().scan(0, |sum, len| {
+        *sum += *len as u32;
+        Some(*sum)
+    }));
+    let (tokens, width) = (lengths.iter().sum::<usize>(), heads * dim);
+    let qkv = round(&rng.values(tokens * 3 * width, 1.5));
+    let longest = lengths.iter().copied().max().unwrap_or(1).max(1);
+    let mut table = rng.values(heads * (2 * longest - 1), 1.0);
+    if let Some(masked) = table.get_mut(longest / 2) {
+        *masked = f32::NEG_INFINITY;
+    }
+    let view = |part: usize| HeadRows {
+        data: &qkv[(part * width).min(qkv.len())..],
+        layout: HeadLayout::ragged(dim, 3 * width),
+    };
+    let cu = CuSeqlens::new(&offsets).expect("well formed");
+    let shape = AttentionShape::multi_head(heads, dim);
+    for bias in [AttentionBias::None, AttentionBias::Relative { table: &table, max: longest }] {
+        let args = Attention { shape, seqs: Sequences::Ragged(cu), q: view(0), k: view(1), v: view(2), bias };
+        let (mut out, mut short) = (vec![f32::NAN; tokens * width], vec![bf16::NAN; tokens * width]);
+        let layout = HeadLayout::ragged(dim, width);
+        attention_bf16(ctx, &args, layout, Mixed::F32(&mut out));
+        attention_bf16(ctx, &args, layout, Mixed::Bf16(&mut short));
+        let at = |part: usize, token: usize, head: usize, c: usize| {
+            qkv[(token * 3 + part) * width + head * dim + c].to_f64()
+        };
+        for seq in 0..cu.sequences() {
+            let (start, len) = cu.sequence(seq);
+            for (head, query) in (0..heads).flat_map(|head| (0..len).map(move |query| (head, query))) {
+                let mut size = 0.0_f64;
+                let scores: Vec<f64> = (0..len)
+                    .map(|key| {
+                        let terms =
+                            (0..dim).map(|c| at(0, start + query, head, c) * at(1, start + key, head, c));
+                        size = size.max(terms.clone().map(f64::abs).sum::<f64>() * f64::from(shape.scale));
+                        let bias = match bias {
+                            AttentionBias::None => 0.0,
+                            _ => f64::from(table[head * (2 * longest - 1) + longest - 1 + key - query]),
+                        };
+                        terms.sum::<f64>() * f64::from(shape.scale) + bias
+                    })
+                    .collect();
+                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = match largest == f64::NEG_INFINITY {
+                    true => vec![0.0; len],
+                    false => scores.iter().map(|score| (score - largest).exp()).collect(),
+                };
+                let sum: f64 = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+                for c in 0..dim {
+                    let terms =
+                        weights.iter().enumerate().map(|(key, w)| w * at(2, start + key, head, c) / sum);
+                    let (want, terms_size) =
+                        terms.fold((0.0, 0.0), |(want, size), x| (want + x, size + x.abs()));
+                    // A weight is rounded once more than its sum; scores and sums carry f32's error.
+                    let tolerance = (BF16_ROUND + 2e-6 * (1.0 + size)) * terms_size + 1e-7;
+                    let place = (start + query) * width + head * dim + c;
+                    let what =
+                        || format!("sequence {seq} of {len}, head {head} of {dim}, query {query}, {c}");
+                    assert_close(out[place], want, tolerance, &what);
+                    assert_eq!(short[place].to_bits(), bf16::from_f32(out[place]).to_bits(), "{}", what());
+                }
+            }
+        }
     }
 }
 

@@ -263,8 +263,25 @@ impl_simd!(Avx512Bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
     fn dot_bf16(self, a: __m512, b: __m512, acc: __m512) -> __m512 {
         // SAFETY: see the impl; the vectors' bits are pairs of bf16 by this method's contract.
         unsafe {
-            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_dpbf16_ps(acc, std::mem::transmute(a), std::mem::transmute(b))
+            let a = std::mem::transmute::<__m512, __m512bh>(a);
+            let b = std::mem::transmute::<__m512, __m512bh>(b);
+            _mm512_dpbf16_ps(acc, a, b)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(
+        self,
+        even: *const bf16,
+        n_even: usize,
+        odd: *const bf16,
+        n_odd: usize,
+    ) -> __m512 {
+        // SAFETY: see the impl; masked-off lanes are not read.
+        unsafe {
+            let even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n_even), even.cast()));
+            let odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n_odd), odd.cast()));
+            _mm512_castsi512_ps(_mm512_or_si512(even, _mm512_slli_epi32::<16>(odd)))
         }
     }
 
@@ -272,7 +289,7 @@ impl_simd!(Avx512Bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
     unsafe fn store_bf16_ptr(self, p: *mut bf16, n: usize, v: __m512) {
         // SAFETY: see the impl; masked-off lanes are not written.
         unsafe {
-            let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
             if n >= 16 {
                 _mm256_storeu_si256(p.cast(), rounded);
             } else {

@@ -153,6 +153,31 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         self.load(&sum)
     }
 
+    /// Lane i holds the bf16 values `even[i]` (lower half) and `odd[i]`, 0 for those beyond the first `n_even` and `n_odd`,
+    /// both at most `LANES`.
+    ///
+    /// # Safety
+    /// `even` must be valid for reads of `n_even` values, `odd` of `n_odd`.
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(
+        self,
+        even: *const bf16,
+        n_even: usize,
+        odd: *const bf16,
+        n_odd: usize,
+    ) -> Self::F {
+        let mut words = [0.0; MAX_LANES];
+        for (lane, word) in words.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: this function's contract.
+            let [even, odd] = unsafe {
+                [(even, n_even), (odd, n_odd)]
+                    .map(|(p, n)| if lane < n { p.add(lane).read().to_bits() } else { 0 })
+            };
+            *word = f32::from_bits(u32::from(even) | u32::from(odd) << 16);
+        }
+        self.load(&words)
+    }
+
     /// Stores the first `n <= LANES` lanes rounded to bf16, to the nearest, ties to even.
     ///
     /// # Safety
