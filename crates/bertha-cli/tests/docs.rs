@@ -26,7 +26,8 @@ fn steps(page: &str) -> Vec<Step> {
     for (number, line) in page.lines().enumerate() {
         match (&mut block, line.strip_prefix("```")) {
             (None, Some(kind)) => block = Some((kind, number + 1, Vec::new())),
-            (None, None) => {}
+            // What a section shows belongs to the commands of that section.
+            (None, None) => follows &= !line.starts_with('#'),
             (Some((_, _, lines)), None) => lines.push(line),
             (Some((kind, start, lines)), Some(_)) => {
                 match (*kind, steps.last_mut()) {

@@ -36,9 +36,6 @@ pub struct Log {
 /// Source nodes that one line lists.
 const LISTED: usize = 12;
 
-/// Passes that tidy up: dozens of patches of which nobody wants to read each.
-const TIDYING: [&str; 3] = ["fold-shapes", "identities", "transposes"];
-
 impl Log {
     /// How many patches each pass applied, in the order in which the passes first fired.
     pub fn counts(&self) -> Vec<(&'static str, usize)> {
@@ -59,31 +56,73 @@ impl Log {
 }
 
 impl fmt::Display for Log {
-    /// One line a patch: the pass, what was made, and of which source nodes; near misses after them. Passes that only
-    /// tidy up have one line for all patches in a row, unless the alternate form (`{:#}`) is asked for.
+    /// A line with each pass's name, below it one line a patch: what was made, and of which source nodes; near misses
+    /// after them. What happened in every layer alike is told once, with the number of others, unless the alternate
+    /// form (`{:#}`) is asked for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for run in self.events.chunk_by(|a, b| a.pass == b.pass) {
-            match run {
-                [first, _, ..] if TIDYING.contains(&first.pass) && !f.alternate() => {
-                    writeln!(f, "{:<22} {} patches, the first: {}", first.pass, run.len(), first.what)?;
-                }
-                _ => run.iter().try_for_each(|event| write_event(f, event))?,
+        for pass in self.events.chunk_by(|a, b| a.pass == b.pass) {
+            writeln!(f, "{}:", pass[0].pass)?;
+            let alike = |event: &Event| without_numbers(&event.what);
+            for events in grouped(pass, alike, f.alternate()) {
+                write_event(f, events[0])?;
+                write_others(f, events.len() - 1)?;
             }
         }
-        for miss in &self.near_misses {
-            writeln!(f, "{:<22} not at {}: {}", miss.pass, miss.node, miss.why)?;
+        if !self.near_misses.is_empty() {
+            writeln!(f, "almost:")?;
+        }
+        let alike = |miss: &NearMiss| without_numbers(&format!("{} {} {}", miss.pass, miss.node, miss.why));
+        for misses in grouped(&self.near_misses, alike, f.alternate()) {
+            let NearMiss { pass, node, why } = misses[0];
+            writeln!(f, "  {pass} at {node}: {why}")?;
+            write_others(f, misses.len() - 1)?;
         }
         Ok(())
     }
 }
 
+/// Items that are alike together, in the order of the first of each group; every one by itself for `all`.
+fn grouped<T>(items: &[T], alike: impl Fn(&T) -> String, all: bool) -> Vec<Vec<&T>> {
+    let mut groups: Vec<(String, Vec<&T>)> = Vec::new();
+    for item in items {
+        let key = alike(item);
+        match groups.iter_mut().find(|(known, _)| !all && *known == key) {
+            Some((_, group)) => group.push(item),
+            None => groups.push((key, vec![item])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// A text with every number as `#`: what differs between layers is their number.
+fn without_numbers(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter.is_ascii_digit() {
+            true if plain.ends_with('#') => {}
+            true => plain.push('#'),
+            false => plain.push(letter),
+        }
+    }
+    plain
+}
+
 fn write_event(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
-    write!(f, "{:<22} {}", event.pass, event.what)?;
+    write!(f, "  {}", event.what)?;
     match event.sources.len() {
         0 => writeln!(f),
-        count if count > LISTED => writeln!(f, "  <-  {count} source nodes"),
+        count if count > LISTED => writeln!(
+            f,
+            "  <-  {} and {} more",
+            Names(event.sources.get(..LISTED).unwrap_or_default()),
+            count - LISTED
+        ),
         _ => writeln!(f, "  <-  {}", Names(&event.sources)),
     }
+}
+
+fn write_others(f: &mut fmt::Formatter<'_>, count: usize) -> fmt::Result {
+    if count > 0 { writeln!(f, "    and {count} more like it") } else { Ok(()) }
 }
 
 /// Names with what they begin with in common written once: `/layer.0/act: Div Erf Add Mul`.
@@ -92,17 +131,17 @@ struct Names<'a>(&'a [String]);
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shared = match self.0 {
-            [first, rest @ ..] if !rest.is_empty() => rest.iter().fold(folder(first), |shared, name| {
+            [first, rest @ ..] if !rest.is_empty() => rest.iter().fold(module(first), |shared, name| {
                 let mut shared = shared;
                 while !name.starts_with(shared) {
-                    shared = folder(shared.strip_suffix('/').unwrap_or_default());
+                    shared = module(shared.strip_suffix(['/', '.']).unwrap_or_default());
                 }
                 shared
             }),
             _ => "",
         };
         if !shared.is_empty() {
-            write!(f, "{}: ", shared.strip_suffix('/').unwrap_or(shared))?;
+            write!(f, "{}: ", shared.strip_suffix(['/', '.']).unwrap_or(shared))?;
         }
         for (index, name) in self.0.iter().enumerate() {
             let separator = if index > 0 { " " } else { "" };
@@ -112,9 +151,13 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// The part of a name up to its last slash, with the slash.
-fn folder(name: &str) -> &str {
-    name.rfind('/').and_then(|end| name.get(..=end)).unwrap_or_default()
+/// The part of a name that says in which module it is: up to its last slash or dot, with that. `layer.0` is not torn apart.
+fn module(name: &str) -> &str {
+    let ends = |(at, letter): (usize, char)| {
+        let numbered = name.get(at + 1..).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        (letter == '/' || letter == '.' && !numbered).then_some(at)
+    };
+    name.char_indices().rev().find_map(ends).and_then(|end| name.get(..=end)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -133,22 +176,29 @@ mod tests {
         let log = Log {
             events: vec![
                 event("fold-constants", &many, "40 nodes become constants"),
-                event("linear-activation", &act, "dense takes gelu as its epilogue"),
+                event("linear-activation", &act, "l.0/dense takes gelu as its epilogue"),
                 event("linear-activation", &["a", "b"], "other takes tanh as its epilogue"),
+                event("linear-activation", &["c"], "l.11/dense takes gelu as its epilogue"),
             ],
             near_misses: vec![NearMiss { pass: "attention", node: "x".into(), why: "reason".into() }],
         };
         let text = log.to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4);
-        assert!(lines[0].ends_with("40 nodes become constants  <-  40 source nodes"), "{text}");
-        assert!(lines[1].ends_with("epilogue  <-  /l.0: act/Div act/Erf dense/MatMul"), "{text}");
-        assert!(lines[2].ends_with("<-  a b"), "{text}");
-        assert!(lines[3].contains("not at x: reason"), "{text}");
-        let tidy = Log { events: vec![event("identities", &["a"], "a goes"); 3], near_misses: Vec::new() };
-        assert_eq!(tidy.to_string().lines().count(), 1);
-        assert_eq!(format!("{tidy:#}").lines().count(), 3);
-        assert_eq!(log.counts(), [("fold-constants", 1), ("linear-activation", 2)]);
+        assert_eq!(lines.len(), 8, "{text}");
+        assert_eq!(lines[0], "fold-constants:");
+        assert!(lines[1].starts_with("  40 nodes become constants  <-  n0 n1"), "{text}");
+        assert!(lines[1].ends_with("n11 and 28 more"), "{text}");
+        assert!(lines[3].ends_with("epilogue  <-  /l.0: act/Div act/Erf dense/MatMul"), "{text}");
+        let dotted = ["e.norm/mean", "e.norm/centred", "e.norm"].map(str::to_owned);
+        assert_eq!(Names(&dotted).to_string(), "e: norm/mean norm/centred norm");
+        let layers = ["e.layer.0/a", "e.layer.1/a"].map(str::to_owned);
+        assert_eq!(Names(&layers).to_string(), "e: layer.0/a layer.1/a");
+        assert_eq!(lines[4].trim(), "and 1 more like it");
+        assert!(lines[5].ends_with("<-  a b"), "{text}");
+        assert_eq!(lines[6..], ["almost:", "  attention at x: reason"]);
+        assert_eq!(format!("{log:#}").lines().count(), 8);
+        assert!(!format!("{log:#}").contains("like it"));
+        assert_eq!(log.counts(), [("fold-constants", 1), ("linear-activation", 3)]);
         assert_eq!(log.explain("/l.0/act/Erf").count(), 1);
         assert_eq!(log.explain("nothing").count(), 0);
     }

@@ -40,11 +40,13 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
         let last = engine.log().events.last().map_or("none", |event| event.what.as_str());
         output::line(format!("{applied} patches applied of at most {limit}, the last: {last}"))?;
     }
-    if verbose >= 1 {
-        print_log(&engine)?;
-    }
-    if verbose >= 2 {
-        print_plan(&engine)?;
+    match verbose {
+        0 => {}
+        1 => output::line(engine.log().to_string().trim_end())?,
+        _ => {
+            output::line(format!("{:#}", engine.log()).trim_end())?;
+            print_plan(&engine)?;
+        }
     }
     let size = output::bytes(std::fs::metadata(&target).map_or(0, |file| file.len()));
     let (seconds, tier) = (start.elapsed().as_secs_f64(), engine.cpu().isa().tier());
@@ -66,40 +68,6 @@ fn default_output(model: &std::path::Path) -> PathBuf {
     let mut name = name.unwrap_or("model".as_ref()).to_owned();
     name.push(".bertha");
     PathBuf::from(name)
-}
-
-/// Which nodes of the source became what, pass by pass, and where a pass almost fired.
-fn print_log(engine: &Engine) -> Result<(), Failure> {
-    let log = engine.log();
-    let mut pass = "";
-    for event in &log.events {
-        if event.pass != pass {
-            pass = event.pass;
-            output::line(format!("{pass}:"))?;
-        }
-        output::line(format!("  {}{}", event.what, from(&event.sources)))?;
-    }
-    if !log.near_misses.is_empty() {
-        output::line("almost:")?;
-    }
-    for miss in &log.near_misses {
-        output::line(format!("  {} at {}: {}", miss.pass, miss.node, miss.why))?;
-    }
-    Ok(())
-}
-
-/// Source nodes that a line names; the rest are counted.
-const NAMED_SOURCES: usize = 12;
-
-fn from(sources: &[String]) -> String {
-    match sources {
-        [] => String::new(),
-        sources if sources.len() <= NAMED_SOURCES => format!("  <-  {}", sources.join(" ")),
-        sources => {
-            let named = sources[..NAMED_SOURCES].join(" ");
-            format!("  <-  {named} and {} more", sources.len() - NAMED_SOURCES)
-        }
-    }
 }
 
 /// The kernel of every step, and the memory of a run.

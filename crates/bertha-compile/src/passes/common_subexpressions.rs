@@ -35,11 +35,10 @@ impl Pass for CommonSubexpressions {
             .collect();
         let mut findings = Findings::default();
         if !replaces.is_empty() {
-            let what = format!(
-                "{} nodes and {} constants are the same as earlier ones",
-                merge.removes.len(),
-                merge.constants
-            );
+            let what = match merge.removes.len() {
+                0 => format!("constants the same as earlier ones: {}", merge.constants),
+                nodes => format!("the same as earlier ones: {nodes} nodes, {} constants", merge.constants),
+            };
             findings.patches.push(Patch { removes: merge.removes, nodes: Vec::new(), replaces, what });
         }
         findings
