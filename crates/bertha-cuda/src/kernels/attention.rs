@@ -1,5 +1,7 @@
 //! `attention.cu` and `attention_f32.cu`: which variant for which batch.
 
+use crate::arch::Arch;
+
 use super::{KernelSpec, Launch, LaunchArg, Operand, Rows, Setting};
 use crate::program::{Attention, Storage};
 
@@ -78,7 +80,70 @@ const THREADS_F32: usize = 128;
 
 /// Rows of queries in an item of the work list.
 pub(crate) fn query_block(storage: Storage, step: &Attention, setting: &Setting) -> usize {
-    if storage == Storage::F32 { QUERIES_F32 } else { variant(step, setting).queries() }
+    if storage == Storage::F32 {
+        return QUERIES_F32;
+    }
+    match hopper_variant(step, setting) {
+        Some(hopper) => hopper.queries(),
+        None => variant(step, setting).queries(),
+    }
+}
+
+/// Queries by keys of a block of `attention_sm90a.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HopperVariant {
+    warpgroups: usize,
+    keys: usize,
+    online: bool,
+}
+
+impl HopperVariant {
+    const fn queries(&self) -> usize {
+        64 * self.warpgroups
+    }
+
+    fn shared_bytes(&self, step: &Attention) -> usize {
+        let row = 2 * step.head_dim;
+        let bias = step.relative.map_or(0, |relative| {
+            let longest = if self.online { relative.longest.next_multiple_of(64) } else { self.keys };
+            4 * (longest + self.queries())
+        });
+        1024 + self.queries() * row + (1 + usize::from(self.online)) * 2 * self.keys * row + bias
+    }
+}
+
+/// Measured on an H100: one warpgroup a block is best everywhere; beyond 128 keys, going through them in parts beats
+/// holding all their scores.
+fn hopper_variant(step: &Attention, setting: &Setting) -> Option<HopperVariant> {
+    if setting.arch != Arch::Sm90a || !matches!(step.head_dim, 32 | 64) {
+        return None;
+    }
+    let (keys, online) = match setting.longest {
+        0..=32 => (32, false),
+        33..=64 => (64, false),
+        65..=128 => (128, false),
+        _ if step.head_dim == 32 => (64, true),
+        _ => (128, true),
+    };
+    Some(HopperVariant { warpgroups: 1, keys, online })
+}
+
+/// Kernel, threads and shared memory on Hopper's warpgroup products.
+fn kernel_hopper(storage: Storage, step: &Attention, variant: HopperVariant) -> (KernelSpec, usize, usize) {
+    // As many as keep clear of spills.
+    let blocks = match (step.relative.is_some(), variant.online, variant.keys) {
+        (true, _, _) => 1,
+        (false, true, 128) => 3,
+        (false, _, _) => 4,
+    };
+    let kernel = KernelSpec::file("attention_sm90a")
+        .element(storage)
+        .with("HEAD_DIM", step.head_dim)
+        .with("KEYS", variant.keys)
+        .with("WARPGROUPS", variant.warpgroups)
+        .with("ONLINE", u8::from(variant.online))
+        .with("BLOCKS_PER_SM", blocks);
+    (kernel, 128 * variant.warpgroups, variant.shared_bytes(step))
 }
 
 /// Kernel, threads and shared memory in f32.
@@ -118,9 +183,10 @@ pub(crate) fn launch(storage: Storage, step: &Attention, setting: &Setting) -> L
             (3 * width, part(1), part(2))
         }
     };
-    let (kernel, threads, shared) = match storage {
-        Storage::F32 => kernel_f32(step),
-        _ => kernel_16(storage, step, setting),
+    let (kernel, threads, shared) = match (storage, hopper_variant(step, setting)) {
+        (Storage::F32, _) => kernel_f32(step),
+        (_, Some(variant)) => kernel_hopper(storage, step, variant),
+        (_, None) => kernel_16(storage, step, setting),
     };
     let kernel = kernel
         .with("RELATIVE_BIAS", u8::from(step.relative.is_some()))
@@ -148,7 +214,6 @@ pub(crate) fn launch(storage: Storage, step: &Attention, setting: &Setting) -> L
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Arch;
     use crate::kernels::buckets;
 
     #[test]
@@ -164,6 +229,10 @@ mod tests {
                 for tokens in buckets::token_buckets() {
                     for longest in buckets::length_classes() {
                         let setting = Setting { tokens, longest, ..Setting::typical(arch) };
+                        if let Some(hopper) = hopper_variant(&step, &setting) {
+                            assert!(hopper.shared_bytes(&step) <= arch.shared_bytes());
+                            assert!(hopper.online || hopper.keys >= longest, "{hopper:?} for {longest}");
+                        }
                         let variant = variant(&step, &setting);
                         assert!(
                             variant.shared_bytes(&step) <= arch.shared_bytes(),

@@ -13,7 +13,7 @@ const LARGEST: usize = 8448;
 const SEQUENCES: [usize; 3] = [8, 16, 32];
 
 /// Classes of the longest sequence's length; beyond the last, whatever length.
-const LENGTHS: [usize; 4] = [64, 128, 256, 512];
+const LENGTHS: [usize; 5] = [32, 64, 128, 256, 512];
 
 /// The smallest bucket that holds `tokens`.
 pub fn token_bucket(tokens: usize) -> usize {
@@ -65,7 +65,7 @@ mod tests {
         }
         assert_eq!((sequence_bucket(1), sequence_bucket(33), sequence_bucket(64)), (8, 64, 64));
         assert_eq!(
-            (length_class(1), length_class(64), length_class(65), length_class(513)),
+            (length_class(33), length_class(64), length_class(65), length_class(513)),
             (64, 64, 128, usize::MAX)
         );
     }

@@ -13,7 +13,7 @@ pub(super) const HEADERS: &[(&str, &str)] = sources! {
 
 /// Kernels by file name.
 const KERNELS: &[(&str, &str)] = sources! {
-    "attention.cu" "attention_f32.cu" "embedding.cu" "gather_rows.cu" "gemm_f32.cu" "gemm_mma.cu" "gemm_sm90a.cu" "gemm_small_sm90a.cu" "layer_norm.cu" "pool.cu"
+    "attention.cu" "attention_f32.cu" "attention_sm90a.cu" "embedding.cu" "gather_rows.cu" "gemm_f32.cu" "gemm_mma.cu" "gemm_sm90a.cu" "gemm_small_sm90a.cu" "layer_norm.cu" "pool.cu"
 };
 
 /// The text of `kernels/ENTRY.cu`.

@@ -11,7 +11,7 @@ use bertha_graph::{
 use super::generate;
 use super::order::mark_needed;
 use super::step::{
-    Attention, CudaStep, Embedding, Linear, Lookup, Norm, RelativeBias, TensorIndex, WeightIndex,
+    Attention, CudaStep, Embedding, Linear, Lookup, NextWeight, Norm, RelativeBias, TensorIndex, WeightIndex,
 };
 use super::{
     Arena, Input, LowerError, OutputPlan, Place, Program, Step, Storage, TensorPlan, UnsupportedNode,
@@ -246,7 +246,19 @@ impl<'a> Lowering<'a> {
         let output_f32 = self.storage != Storage::F32 && self.is_for_the_caller(y);
         let storage = if output_f32 { Storage::F32 } else { self.storage };
         let y = self.write(y, storage);
-        Ok(CudaStep::Linear(Linear { x, weight, bias, residual, y, n, k, activation, rows, output_f32 }))
+        Ok(CudaStep::Linear(Linear {
+            x,
+            weight,
+            bias,
+            residual,
+            y,
+            n,
+            k,
+            activation,
+            rows,
+            output_f32,
+            next: None,
+        }))
     }
 
     fn attention(
@@ -445,9 +457,22 @@ impl<'a> Lowering<'a> {
                 tensor.place = Place::Slot(slot_of[*buffer]);
             }
         }
+        self.link_weights();
         mark_needed(&mut self.steps, &outputs, self.tensors.len(), &self.views);
         let (steps, tensors, weights, storage) = (self.steps, self.tensors, self.weights, self.storage);
         Ok(Program { steps, tensors, weights, outputs, arena, storage })
+    }
+
+    /// Tells each layer which weight comes next.
+    fn link_weights(&mut self) {
+        let bytes = self.storage.bytes();
+        let mut next = None;
+        for step in self.steps.iter_mut().rev() {
+            if let CudaStep::Linear(linear) = &mut step.step {
+                linear.next = next;
+                next = Some(NextWeight { weight: linear.weight, bytes: linear.n * linear.k * bytes });
+            }
+        }
     }
 
     /// Appends a step that gives `tensor` in f32.

@@ -15,7 +15,7 @@ use bertha_graph::{DType, Dim, WeightLayout};
 pub use generate::{Generated, Read};
 pub(crate) use lower::lower;
 pub use memory::Arena;
-pub use step::{Attention, CudaStep, Embedding, Linear, Lookup, Norm, RelativeBias};
+pub use step::{Attention, CudaStep, Embedding, Linear, Lookup, NextWeight, Norm, RelativeBias};
 
 use crate::kernels::KernelSpec;
 

@@ -105,6 +105,17 @@ pub struct Linear {
     pub rows: Rows,
     /// Whether the result is f32 whatever the precision is.
     pub output_f32: bool,
+    /// The weight of the next layer, which may be fetched ahead.
+    pub next: Option<NextWeight>,
+}
+
+/// A weight that is needed soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextWeight {
+    /// The weight.
+    pub weight: WeightIndex,
+    /// Its size.
+    pub bytes: usize,
 }
 
 /// Ragged attention.

@@ -1,5 +1,7 @@
 //! `gemm_sm90a.cu`: many tokens on Hopper.
 
+use bertha_graph::Activation;
+
 use super::{Tile, activation_number, best_tile};
 use crate::arch::Arch;
 use crate::driver::TensorMapDesc;
@@ -18,7 +20,7 @@ fn stage_bytes(tile_n: usize) -> usize {
 }
 
 fn shared_bytes(tile_n: usize, stages: usize, store_buffers: usize) -> usize {
-    1024 + stages * stage_bytes(tile_n) + 2 * store_buffers * STORE_BYTES + 16 * stages
+    stages * stage_bytes(tile_n) + 2 * store_buffers * STORE_BYTES + 16 * stages
 }
 
 /// As many stages as fit, up to what hides the memory's latency.
@@ -46,6 +48,11 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
     let (_, tile_n) = best_tile(&TILES, capacity, linear.n, setting.planned_multiprocessors)?;
     let store_buffers = if linear.output_f32 { 0 } else { 2 };
     let stages = stages(tile_n, store_buffers, setting.arch.shared_bytes());
+    // The activation of one tile hides between the products of the next, where K is long enough for that.
+    let defer = linear.activation != Activation::None
+        && linear.residual.is_none()
+        && !linear.output_f32
+        && linear.k >= 2 * tile_n;
     let kernel = KernelSpec::file("gemm_sm90a")
         .element(storage)
         .with("N", linear.n)
@@ -53,10 +60,10 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
         .with("TILE_N", tile_n)
         .with("STAGES", stages)
         .with("STORE_BUFFERS", store_buffers)
-        .with("STAGGER", 0)
         .with("ACTIVATION", activation_number(linear.activation))
         .flag("RESIDUAL", linear.residual.is_some())
-        .flag("OUTPUT_F32", linear.output_f32);
+        .flag("OUTPUT_F32", linear.output_f32)
+        .flag("DEFER", defer);
     let tiles = capacity / TILE_M * linear.n.div_ceil(tile_n);
     let blocks = tiles.min(setting.multiprocessors);
     let config = setting.config(blocks, THREADS, shared_bytes(tile_n, stages, store_buffers));
@@ -69,17 +76,21 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
     };
     let a = LaunchArg::Map(Operand::Tensor(linear.x), map(capacity, linear.k, TILE_M));
     let w = LaunchArg::Map(Operand::Weight(linear.weight), map(linear.n, linear.k, tile_n));
-    // An f32 result is stored without a map; the kernel still takes one.
+    // A map that is not used has to be there all the same.
     let d = match linear.output_f32 {
         true => a,
         false => LaunchArg::Map(Operand::Tensor(linear.y), map(capacity, linear.n, 64)),
+    };
+    let r = match linear.residual {
+        None => a,
+        Some(residual) => LaunchArg::Map(Operand::Tensor(residual), map(capacity, linear.n, TILE_M)),
     };
     let args = vec![
         a,
         w,
         d,
+        r,
         LaunchArg::Address(Operand::Weight(linear.bias)),
-        LaunchArg::Address(linear.residual.map_or(Operand::Null, Operand::Tensor)),
         LaunchArg::Address(Operand::Tensor(linear.y)),
         LaunchArg::Address(Operand::Batch(linear.rows)),
         LaunchArg::Int(capacity as i32),

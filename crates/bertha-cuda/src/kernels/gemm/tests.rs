@@ -14,6 +14,7 @@ fn layer(n: usize, k: usize) -> Linear {
         activation: Activation::GeluErf,
         rows: Rows::Tokens,
         output_f32: false,
+        next: None,
     }
 }
 
