@@ -107,8 +107,8 @@ class Small(Variant):
     def shared(self):
         p = self.parameters
         owned = ceil_div(p["TOKENS"] // 8, p["SPLIT"])
-        ring = p["STAGES"] * (p["FEATURES"] + p["TOKENS"]) * 128
-        return ring + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * p["STAGES"] + 8
+        rings = (p["W_STAGES"] * p["FEATURES"] + p["A_STAGES"] * p["TOKENS"]) * 128
+        return rings + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * (p["W_STAGES"] + p["A_STAGES"]) + 8
 
     def grid(self, capacity):
         p = self.parameters
@@ -139,9 +139,10 @@ def large(n, k, tile, stages=None, buffers=None, **rest):
     return Large(n, k, TILE_N=tile, STAGES=stages or min(most, 8), STORE_BUFFERS=buffers, **rest)
 
 
-def small(n, k, tokens, features, split, share=1, stages=None, **rest):
+def small(n, k, tokens, features, split, share=1, w_stages=None, a_stages=None, **rest):
     longest = ceil_div(ceil_div(k, 64), split)
-    return Small(n, k, TOKENS=tokens, FEATURES=features, SPLIT=split, SHARE=share, STAGES=stages or longest, **rest)
+    return Small(n, k, TOKENS=tokens, FEATURES=features, SPLIT=split, SHARE=share, W_STAGES=w_stages or longest,
+                 A_STAGES=a_stages or longest, **rest)
 
 
 GELU = {"activation": "GELU_ERF"}
@@ -174,10 +175,10 @@ def check_variants():
     yield small(2304, 768, 128, 64, 3)
     yield small(3072, 768, 128, 128, 4, element="bf16", **GELU)
     yield small(768, 3072, 128, 64, 8, residual=True)
-    yield small(768, 3072, 128, 64, 8, stages=3, residual=True)
+    yield small(768, 3072, 128, 64, 8, a_stages=2, residual=True)
     yield small(768, 3072, 64, 64, 8, share=2 // 2, **GELU)
     yield small(3072, 768, 128, 64, 2, share=4, **GELU)
-    yield small(768, 3072, 128, 64, 4, share=2, stages=4, residual=True)
+    yield small(768, 3072, 128, 64, 4, share=2, w_stages=4, a_stages=3, residual=True)
     yield small(2304, 768, 32, 64, 3)
     yield small(768, 768, 8, 64, 8, residual=True)
     yield small(768, 768, 16, 64, 6, residual=True)
@@ -187,7 +188,7 @@ def check_variants():
 
 
 LARGE_TOKENS = [384, 1024, 4096, 4224, 16384]
-SMALL_TOKENS = [32, 128, 384, 1024]
+SMALL_TOKENS = [32, 128, 384]
 
 
 def large_timed():
@@ -211,17 +212,18 @@ def large_timed():
 
 
 def small_configurations(n, k, tokens):
-    """Splits that give 48 to 264 blocks and fit in shared memory."""
-    for features in (64, 128):
-        for tile in sorted({min(tokens, 32), min(tokens, 64), min(tokens, 128)}) if tokens <= 128 else [128]:
+    """What is worth trying: 48 to 200 blocks, W whole where it fits, A in a ring of two, of four or whole."""
+    for tile in {t for t in (32, 64, 128) if t <= max(tokens, 32)} if tokens <= 128 else {128}:
+        for features in (64, 128):
             for split in (1, 2, 3, 4, 6, 8):
-                for share in (1, 2, 4):
-                    blocks = split * ceil_div(n, features) * ceil_div(tokens, tile)
-                    if split > ceil_div(k, 64) or split * share > 8 or n % (features * share) or not 60 <= blocks <= 264:
-                        continue
-                    if share > 1 and tile < 64 or share == 4 and tokens > 128:
-                        continue
-                    yield dict(tokens=tile, features=features, split=split, share=share)
+                longest = ceil_div(ceil_div(k, 64), split)
+                blocks = split * ceil_div(n, features) * ceil_div(tokens, tile)
+                if split > ceil_div(k, 64) or not 48 <= blocks <= 200 or features == 128 and tile == 32:
+                    continue
+                for a_stages in sorted({min(longest, 2), min(longest, 4), longest}):
+                    w_stages = longest if longest * features <= 1100 else 6
+                    if a_stages < longest or longest <= 8:
+                        yield dict(tokens=tile, features=features, split=split, w_stages=w_stages, a_stages=a_stages)
 
 
 def small_timed():
@@ -231,12 +233,6 @@ def small_timed():
                 variant = small(n, k, **configuration, **epilogue(shape))
                 if variant.shared() <= SHARED_LIMIT:
                     yield shape, tokens, variant
-                if tokens >= 128 and configuration["tokens"] == 128:
-                    for stages in (3, 4, 6):
-                        if stages < variant.parameters["STAGES"]:
-                            ring = small(n, k, **configuration, stages=stages, **epilogue(shape))
-                            if ring.shared() <= SHARED_LIMIT and (stages > 3 or ring.shared() < 116000):
-                                yield shape, tokens, ring
 
 
 # ---- on the device -----------------------------------------------------------------------------------------------------
@@ -440,7 +436,7 @@ def run_times(out, only):
 def variant_of(row):
     """The variant of a row of the times."""
     kind = Small if row["name"].startswith("small") else Large
-    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
+    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "W_STAGES", "A_STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
     return kind(row["n"], row["k"], **{k: row[k] for k in keys if k in row}, **epilogue(row["shape"]))
 
 
@@ -499,7 +495,7 @@ def run_chain(out, times, only):
 
     rows = json.loads(pathlib.Path(times).read_text())["ours"]
     results = {"card": torch.cuda.get_device_name(), "chains": []}
-    for model, tokens in [("base", 32), ("base", 128), ("base", 384), ("base", 1024), ("base", 4224), ("large", 128), ("large", 4224)]:
+    for model, tokens in [("base", 32), ("base", 128), ("base", 384), ("base", 1024), ("base", 4224), ("large", 32), ("large", 128), ("large", 1024), ("large", 4224)]:
         if only not in f"{model} m{tokens}" or not any(r["m"] == tokens for r in rows):
             continue
         chain = Chain(model, tokens)
@@ -509,7 +505,7 @@ def run_chain(out, times, only):
             seen = {}
             for row in sorted((r for r in rows if r["shape"] == name and r["m"] == tokens), key=lambda r: r["us"]):
                 seen.setdefault(row["name"], row)
-            choices.append([variant_of(row) for row in list(seen.values())[:16 if tokens <= 128 else 6]])
+            choices.append([variant_of(row) for row in list(seen.values())[:24 if tokens <= 128 else 6]])
         best = [c[0] for c in choices]
         time = first = chain.ours(best)
         for _ in range(2 if tokens <= 128 else 1):
@@ -518,11 +514,17 @@ def run_chain(out, times, only):
                     tried = chain.ours(best[:part] + [candidate] + best[part + 1:])
                     if tried < time:
                         time, best[part] = tried, candidate
+        launches = {}
+        if all(v.kind == "small" for v in best):
+            for point in (0, 2):
+                launches[point] = chain.ours([
+                    Small(v.n, v.k, activation=v.activation, residual=v.residual, LAUNCH=point, **v.parameters) for v in best
+                ])
         without = chain.ours(best, prefetch=False)
         results["chains"].append({"model": model, "m": tokens, "library_us": library, "ours_us": time, "first_us": first,
-                                  "without_prefetch_us": without, "variants": [v.name for v in best]})
+                                  "without_prefetch_us": without, "launch_elsewhere_us": launches, "variants": [v.name for v in best]})
         print(f"{model} m={tokens}: a layer's products {library:.2f} us by cuBLASLt, ours {time:.2f} (best alone {first:.2f}, "
-              f"no prefetch {without:.2f}) = {library / time:.2f}x", flush=True)
+              f"no prefetch {without:.2f}, launch points {launches}) = {library / time:.2f}x", flush=True)
         for v in best:
             print("   ", v.name)
         pathlib.Path(out).write_text(json.dumps(results, indent=1))

@@ -328,6 +328,14 @@ DEVICE void load_bias(float2 (&b)[STORE_COLUMNS / 8], const float* bias, int col
     }
 }
 
+// Brings a thread's share of the first tile's bias into the L1 while the ring fills.
+DEVICE void touch_bias(const float* bias, int column) {
+    if (column < N) {
+        [[maybe_unused]] float unused;
+        asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(unused) : "l"(bias + column));
+    }
+}
+
 // Bias, activation and residual of 16 columns: v[4 j + i] as wgmma lays them out, residual at `address` for ldmatrix.
 DEVICE void finish_values(float* v, const float2* b, unsigned residual_address) {
 #pragma unroll
@@ -501,6 +509,10 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
         int consumer = warpgroup - 1;
         int thread = threadIdx.x % WARPGROUP;
         staging += consumer * STORE_BUFFERS * STORE_BYTES;
+        if (first_unit < units) {
+            int first_feature = Tile(first_unit, units_m, 0, CLUSTER_N == 2 ? rank : 0).feature;
+            touch_bias(bias, first_feature + thread * (TILE_N / WARPGROUP > 0 ? TILE_N / WARPGROUP : 1));
+        }
         wait_for_dependencies();
         Cursor cursor;
         Deferred deferred;
