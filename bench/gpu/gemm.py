@@ -107,8 +107,8 @@ class Small(Variant):
     def shared(self):
         p = self.parameters
         owned = ceil_div(p["TOKENS"] // 8, p["SPLIT"])
-        rings = (p["W_STAGES"] * p["FEATURES"] + p["A_STAGES"] * p["TOKENS"]) * 128
-        return rings + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * (p["W_STAGES"] + p["A_STAGES"]) + 8
+        ring = p["STAGES"] * (p["FEATURES"] + p["TOKENS"]) * 128
+        return ring + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * p["STAGES"] + 8
 
     def grid(self, capacity):
         p = self.parameters
@@ -139,10 +139,9 @@ def large(n, k, tile, stages=None, buffers=None, **rest):
     return Large(n, k, TILE_N=tile, STAGES=stages or min(most, 8), STORE_BUFFERS=buffers, **rest)
 
 
-def small(n, k, tokens, features, split, share=1, w_stages=None, a_stages=None, **rest):
+def small(n, k, tokens, features, split, share=1, stages=None, **rest):
     longest = ceil_div(ceil_div(k, 64), split)
-    return Small(n, k, TOKENS=tokens, FEATURES=features, SPLIT=split, SHARE=share, W_STAGES=w_stages or longest,
-                 A_STAGES=a_stages or longest, **rest)
+    return Small(n, k, TOKENS=tokens, FEATURES=features, SPLIT=split, SHARE=share, STAGES=stages or longest, **rest)
 
 
 GELU = {"activation": "GELU_ERF"}
@@ -175,10 +174,10 @@ def check_variants():
     yield small(2304, 768, 128, 64, 3)
     yield small(3072, 768, 128, 128, 4, element="bf16", **GELU)
     yield small(768, 3072, 128, 64, 8, residual=True)
-    yield small(768, 3072, 128, 64, 8, a_stages=2, residual=True)
+    yield small(768, 3072, 128, 64, 8, stages=3, residual=True)
     yield small(768, 3072, 64, 64, 8, share=2 // 2, **GELU)
     yield small(3072, 768, 128, 64, 2, share=4, **GELU)
-    yield small(768, 3072, 128, 64, 4, share=2, w_stages=4, a_stages=3, residual=True)
+    yield small(768, 3072, 128, 64, 4, share=2, stages=4, residual=True)
     yield small(2304, 768, 32, 64, 3)
     yield small(768, 768, 8, 64, 8, residual=True)
     yield small(768, 768, 16, 64, 6, residual=True)
@@ -197,8 +196,8 @@ def large_timed():
         for tokens in LARGE_TOKENS:
             tiles = [64, 128, 192, 256] if tokens <= 1024 else [128, 192, 256]
             forms = [(tile, {}) for tile in tiles]
-            if shape.endswith("ffn1"):
-                forms += [(tile, {"DEFER": 1}) for tile in tiles[-3:]]
+            if shape.endswith(("qkv", "ffn1")) and tokens > 1024:
+                forms.append((256, {"DEFER": 1}))
             for tile, rest in forms:
                 if n % tile or tokens < 1024 and tile > 128:
                     continue
@@ -212,7 +211,7 @@ def large_timed():
 
 
 def small_configurations(n, k, tokens):
-    """What is worth trying: 48 to 200 blocks, W whole where it fits, A in a ring of two, of four or whole."""
+    """What is worth trying: 48 to 200 blocks, a block's part of K held whole or in a ring of 4 or 6."""
     for tile in {t for t in (32, 64, 128) if t <= max(tokens, 32)} if tokens <= 128 else {128}:
         for features in (64, 128):
             for split in (1, 2, 3, 4, 6, 8):
@@ -220,10 +219,8 @@ def small_configurations(n, k, tokens):
                 blocks = split * ceil_div(n, features) * ceil_div(tokens, tile)
                 if split > ceil_div(k, 64) or not 48 <= blocks <= 200 or features == 128 and tile == 32:
                     continue
-                for a_stages in sorted({min(longest, 2), min(longest, 4), longest}):
-                    w_stages = longest if longest * features <= 1100 else 6
-                    if a_stages < longest or longest <= 8:
-                        yield dict(tokens=tile, features=features, split=split, w_stages=w_stages, a_stages=a_stages)
+                for stages in {min(longest, 4), min(longest, 6), longest}:
+                    yield dict(tokens=tile, features=features, split=split, stages=stages)
 
 
 def small_timed():
@@ -436,7 +433,7 @@ def run_times(out, only):
 def variant_of(row):
     """The variant of a row of the times."""
     kind = Small if row["name"].startswith("small") else Large
-    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "W_STAGES", "A_STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
+    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
     return kind(row["n"], row["k"], **{k: row[k] for k in keys if k in row}, **epilogue(row["shape"]))
 
 
@@ -514,17 +511,11 @@ def run_chain(out, times, only):
                     tried = chain.ours(best[:part] + [candidate] + best[part + 1:])
                     if tried < time:
                         time, best[part] = tried, candidate
-        launches = {}
-        if all(v.kind == "small" for v in best):
-            for point in (0, 2):
-                launches[point] = chain.ours([
-                    Small(v.n, v.k, activation=v.activation, residual=v.residual, LAUNCH=point, **v.parameters) for v in best
-                ])
         without = chain.ours(best, prefetch=False)
         results["chains"].append({"model": model, "m": tokens, "library_us": library, "ours_us": time, "first_us": first,
-                                  "without_prefetch_us": without, "launch_elsewhere_us": launches, "variants": [v.name for v in best]})
+                                  "without_prefetch_us": without, "variants": [v.name for v in best]})
         print(f"{model} m={tokens}: a layer's products {library:.2f} us by cuBLASLt, ours {time:.2f} (best alone {first:.2f}, "
-              f"no prefetch {without:.2f}, launch points {launches}) = {library / time:.2f}x", flush=True)
+              f"no prefetch {without:.2f}) = {library / time:.2f}x", flush=True)
         for v in best:
             print("   ", v.name)
         pathlib.Path(out).write_text(json.dumps(results, indent=1))

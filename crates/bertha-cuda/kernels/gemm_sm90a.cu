@@ -75,8 +75,8 @@ constexpr int TILES_N = (N + TILE_N - 1) / TILE_N;
 constexpr int UNITS_N = (TILES_N + CLUSTER_N - 1) / CLUSTER_N;
 constexpr int PREFETCH_BLOCKS = STAGES < BLOCKS_K ? STAGES : BLOCKS_K;
 constexpr int REGISTERS = TILE_N / 2;
-constexpr int CONSUMER_REGISTERS = 240;
-constexpr int PRODUCER_REGISTERS = 24;
+constexpr int CONSUMER_REGISTERS = 232;
+constexpr int PRODUCER_REGISTERS = 40;
 #ifdef DEFER
 constexpr int PORTIONS = TILE_N / 32;
 #else
@@ -139,9 +139,9 @@ DEVICE void load_a(const Ring& ring, const TensorMap* map, int stage, int block,
     if constexpr (CLUSTER_N == 2) {
         constexpr int ROWS = TILE_M / 2;
         tma_load_multicast(ring.a_tile(stage) + rank * ROWS * ROW_BYTES, map, barrier, block * BLOCK_K,
-                           token + rank * ROWS, 3, EVICT_LAST);
+                           token + rank * ROWS, 3, EVICT_NORMAL);
     } else {
-        tma_load(ring.a_tile(stage), map, barrier, block * BLOCK_K, token, EVICT_LAST);
+        tma_load(ring.a_tile(stage), map, barrier, block * BLOCK_K, token, EVICT_NORMAL);
     }
 }
 
@@ -543,7 +543,7 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
             deferred.finish(portion);
         }
         if (thread == 0) {
-            tma_store_wait();
+            tma_store_wait_read<0>();  // the end of the grid waits for the writes themselves
         }
     }
     if constexpr (CLUSTER > 1) {

@@ -6,8 +6,7 @@
 // more blocks stream the weights at once. Each block has
 //   FEATURES / 64  consumer warpgroups, 64 features each: wgmma m64 n(TOKENS) k16, f32 accumulators;
 //   one producer warp  whose first thread fetches blocks of 64 along K by TMA: the weights before it waits for the
-//     kernels that produce A (griddepcontrol.wait), A after it. Only then may the next kernel start: its weights would
-//     stand in A's way.
+//     kernels that produce A (griddepcontrol.wait), A after it.
 // SHARE blocks of the cluster with neighbouring features and the same part of K share A by multicast.
 // Reduction: the block of rank r owns the r-th part of the tile's tokens. Everybody sends its accumulators of the others'
 // tokens straight from registers to the owner's shared memory (st.async, counted at the owner's mbarrier) and the owner
@@ -16,7 +15,7 @@
 // The next linear layer's weights can be asked into the L2 meanwhile (`next`), as nothing else uses the memory then.
 //
 // Data: A, W, D row-major (K or N contiguous) in Element; bias [N] f32; residual [tokens, N] Element.
-// Shared memory: W_STAGES x FEATURES and A_STAGES x TOKENS rows of 128 bytes in the 128-byte swizzle; the receive buffer
+// Shared memory: STAGES x (FEATURES + TOKENS) rows of 128 bytes in the 128-byte swizzle; the receive buffer
 // (SPLIT - 1) x OWNED x (FEATURES * 2) x 16 bytes, where OWNED = ceil(TOKENS / 8 / SPLIT) are columns of eight tokens;
 // the output tile OWNED * 8 x FEATURES Elements.
 // Intensity: weights are read once; A is read FEATURES * SHARE features at a time from the L2.
@@ -28,15 +27,12 @@
 //   FEATURES      64 or 128
 //   SPLIT         1 to 8 blocks along K, at most ceil(K / 64)
 //   SHARE         1, 2 or 4 (TOKENS a multiple of 8 SHARE; SPLIT * SHARE at most 8, or 16 with the non-portable size)
-//   W_STAGES      blocks of W held; ceil(ceil(K / 64) / SPLIT) is a block's whole part of K, so that all of it is under
-//                 way early; fewer make a ring
-//   A_STAGES      blocks of A held, likewise (a ring has at least two)
+//   STAGES        ring depth; ceil(ceil(K / 64) / SPLIT) holds a block's whole part of K and needs no ring
 //   ACTIVATION, RESIDUAL, OUTPUT_F32   as in gemm_sm90a.cu
 //
 // Launch: grid (SPLIT, ceil(ceil(N / FEATURES) / SHARE) * SHARE, ceil(capacity / TOKENS)); cluster (SPLIT, SHARE, 1);
 // block 2 * FEATURES + 32; dynamic shared memory (whose carve-out is set to 100 %)
-//   (W_STAGES * FEATURES + A_STAGES * TOKENS) * 128 + OWNED * FEATURES * (32 * (SPLIT - 1) + 16)
-//   + 16 * (W_STAGES + A_STAGES) + 8.
+//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * FEATURES * (32 * (SPLIT - 1) + 16) + 16 * STAGES + 8.
 // Two such kernels fit on a multiprocessor up to 115,712 bytes each: only then the next one's weights are under way early.
 // Tensor maps, 2-D, 16-bit, 128-byte swizzle, no interleave, zero fill, L2 promotion 256 bytes, element stride 1:
 //   a_map   dims {K, capacity}, stride 2 K bytes, box {64, TOKENS / SHARE}
@@ -47,10 +43,6 @@
 #include "activation.cuh"
 #include "hopper.cuh"
 
-#ifndef LAUNCH
-#define LAUNCH 1
-#endif
-
 using namespace hopper;
 
 constexpr int BLOCK_K = 64;
@@ -59,10 +51,10 @@ constexpr int CLUSTER = SPLIT * SHARE;
 constexpr int CONSUMER_THREADS = FEATURES * 2;
 constexpr int W_BYTES = FEATURES * ROW_BYTES;
 constexpr int A_BYTES = TOKENS * ROW_BYTES;
+constexpr int STAGE_BYTES = W_BYTES + A_BYTES;
 constexpr int BLOCKS_K = (K + BLOCK_K - 1) / BLOCK_K;
 constexpr int LONGEST_PART = (BLOCKS_K + SPLIT - 1) / SPLIT;
-constexpr bool W_RING = W_STAGES < LONGEST_PART;
-constexpr bool A_RING = A_STAGES < LONGEST_PART;
+constexpr bool RING = STAGES < LONGEST_PART;
 constexpr int COLUMNS = TOKENS / 8;
 constexpr int OWNED = (COLUMNS + SPLIT - 1) / SPLIT;
 constexpr int RECEIVE_BYTES = (SPLIT - 1) * OWNED * CONSUMER_THREADS * 16;
@@ -70,57 +62,29 @@ constexpr int OUTPUT_ROW_BYTES = FEATURES * 2;
 constexpr int OUTPUT_BYTES = OWNED * 8 * OUTPUT_ROW_BYTES;
 constexpr int PREFETCH_CHUNK = 16384;
 
-static_assert((!A_RING || A_STAGES > 1) && (!W_RING || W_STAGES > 1), "a ring's stage is released a step late");
 static_assert(SPLIT <= BLOCKS_K, "every block of the cluster needs a part of K");
 
-// A ring of tiles in shared memory with two barriers for each: loaded, and read.
-template <int STAGES, int BYTES>
-struct Ring {
-    unsigned tiles;
-    unsigned barriers;
-
-    DEVICE unsigned tile(int stage) const { return tiles + stage * BYTES; }
-    DEVICE unsigned full(int stage) const { return barriers + stage * 8; }
-    DEVICE unsigned empty(int stage) const { return barriers + (STAGES + stage) * 8; }
-    DEVICE void initialise(int readers) const {
-        for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_init(full(stage), 1);
-            barrier_init(empty(stage), readers);
-        }
-    }
-};
-
-// Position in a ring: which stage, and the parity of its barriers' phase.
-template <int STAGES>
-struct Cursor {
-    int stage = 0;
-    unsigned phase = 0;
-
-    DEVICE void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
-};
-
-// What lies in shared memory, from a start aligned to 1,024 bytes.
+// Offsets of what lies in shared memory, from a start aligned to 1,024 bytes.
 struct Layout {
-    Ring<W_STAGES, W_BYTES> w;
-    Ring<A_STAGES, A_BYTES> a;
+    unsigned stages;
     unsigned receive;
     unsigned output;
+    unsigned full;
+    unsigned empty;
     unsigned received;
 
-    DEVICE explicit Layout(unsigned start) {
-        w.tiles = start;
-        a.tiles = w.tiles + W_STAGES * W_BYTES;
-        receive = a.tiles + A_STAGES * A_BYTES;
+    __device__ explicit Layout(unsigned start) {
+        stages = start;
+        receive = stages + STAGES * STAGE_BYTES;
         output = receive + RECEIVE_BYTES;
-        w.barriers = output + OUTPUT_BYTES;
-        a.barriers = w.barriers + W_STAGES * 16;
-        received = a.barriers + A_STAGES * 16;
+        full = output + OUTPUT_BYTES;
+        empty = full + STAGES * 8;
+        received = empty + STAGES * 8;
     }
+    __device__ unsigned w_tile(int stage) const { return stages + stage * STAGE_BYTES; }
+    __device__ unsigned a_tile(int stage) const { return stages + stage * STAGE_BYTES + W_BYTES; }
+    __device__ unsigned full_barrier(int stage) const { return full + stage * 8; }
+    __device__ unsigned empty_barrier(int stage) const { return empty + stage * 8; }
 };
 
 // This block's part of the work.
@@ -148,24 +112,23 @@ DEVICE unsigned rank_of(int split, int share) {
 }
 
 DEVICE void load_w(const Layout& layout, const TensorMap* map, const Part& part, int block, int stage) {
-    barrier_expect(layout.w.full(stage), W_BYTES);
-    tma_load(layout.w.tile(stage), map, layout.w.full(stage), (part.first + block) * BLOCK_K, part.feature, EVICT_FIRST);
+    tma_load(layout.w_tile(stage), map, layout.full_barrier(stage), (part.first + block) * BLOCK_K, part.feature,
+             EVICT_FIRST);
 }
 
 DEVICE void load_a(const Layout& layout, const TensorMap* map, const Part& part, int block, int stage) {
     constexpr int ROWS = TOKENS / SHARE;
-    unsigned destination = layout.a.tile(stage) + part.share * ROWS * ROW_BYTES;
+    unsigned destination = layout.a_tile(stage) + part.share * ROWS * ROW_BYTES;
     int x = (part.first + block) * BLOCK_K;
     int y = part.token + part.share * ROWS;
-    barrier_expect(layout.a.full(stage), A_BYTES);
     if constexpr (SHARE > 1) {
         unsigned short blocks = 0;
         for (int share = 0; share < SHARE; ++share) {
             blocks |= 1 << rank_of(part.split, share);
         }
-        tma_load_multicast(destination, map, layout.a.full(stage), x, y, blocks, EVICT_LAST);
+        tma_load_multicast(destination, map, layout.full_barrier(stage), x, y, blocks, EVICT_LAST);
     } else {
-        tma_load(destination, map, layout.a.full(stage), x, y, EVICT_LAST);
+        tma_load(destination, map, layout.full_barrier(stage), x, y, EVICT_LAST);
     }
 }
 
@@ -183,58 +146,41 @@ DEVICE void prefetch_next(const char* next, unsigned next_bytes) {
 DEVICE void produce(
     const Layout& layout, const TensorMap* a_map, const TensorMap* w_map, const Part& part, const char* next,
     unsigned next_bytes) {
-    for (int block = 0; block < W_STAGES && block < part.blocks; ++block) {
+    int early = STAGES < part.blocks ? STAGES : part.blocks;
+    for (int block = 0; block < early; ++block) {
+        barrier_expect(layout.full_barrier(block), STAGE_BYTES);
         load_w(layout, w_map, part, block, block);
     }
-#if LAUNCH == 0
-    launch_dependents();
-    prefetch_next(next, next_bytes);
-#endif
+    if (next_bytes > 0) {
+        prefetch_next(next, next_bytes);
+    }
     if constexpr (CLUSTER > 1) {
         cluster_wait();
     }
     wait_for_dependencies();
-    for (int block = 0; block < A_STAGES && block < part.blocks; ++block) {
+    for (int block = 0; block < early; ++block) {
         load_a(layout, a_map, part, block, block);
     }
-#if LAUNCH == 1
-    launch_dependents();
-#endif
-#if LAUNCH == 1 || LAUNCH == 2
-    prefetch_next(next, next_bytes);
-#endif
-    Cursor<W_STAGES> w;
-    Cursor<A_STAGES> a;
-    for (int block = 0; block < part.blocks; ++block) {
-        if (A_RING && block + A_STAGES < part.blocks) {
-            barrier_wait(layout.a.empty(a.stage), a.phase);
-            load_a(layout, a_map, part, block + A_STAGES, a.stage);
-            a.advance();
+    if constexpr (RING) {
+        int stage = 0;
+        unsigned phase = 0;
+        for (int block = STAGES; block < part.blocks; ++block) {
+            barrier_wait(layout.empty_barrier(stage), phase);
+            barrier_expect(layout.full_barrier(stage), STAGE_BYTES);
+            load_w(layout, w_map, part, block, stage);
+            load_a(layout, a_map, part, block, stage);
+            if (++stage == STAGES) {
+                stage = 0;
+                phase ^= 1;
+            }
         }
-        if (W_RING && block + W_STAGES < part.blocks) {
-            barrier_wait(layout.w.empty(w.stage), w.phase);
-            load_w(layout, w_map, part, block + W_STAGES, w.stage);
-            w.advance();
-        }
-    }
-}
-
-// Tells the producers (of A: in every block that shares it) that this warp has read a stage.
-DEVICE void release(const Layout& layout, const Part& part, int w_stage, int a_stage, int lane) {
-    if (W_RING && lane == 0) {
-        barrier_arrive(layout.w.empty(w_stage));
-    }
-    if (A_RING && lane < SHARE) {
-        barrier_arrive_cluster(cluster_address(layout.a.empty(a_stage), rank_of(part.split, lane)));
     }
 }
 
 // Products of one warpgroup over this block's part of K.
 DEVICE void multiply(float (&d)[TOKENS / 2], const Layout& layout, const Part& part, int group, int lane) {
-    Cursor<W_STAGES> w;
-    Cursor<A_STAGES> a;
-    int previous_w = 0;
-    int previous_a = 0;
+    int stage = 0;
+    unsigned phase = 0;
 #pragma unroll
     for (int i = 0; i < TOKENS / 2; ++i) {
         d[i] = 0.0f;
@@ -242,28 +188,25 @@ DEVICE void multiply(float (&d)[TOKENS / 2], const Layout& layout, const Part& p
     fence_registers(d);
 #pragma unroll 1
     for (int block = 0; block < part.blocks; ++block) {
-        barrier_wait(layout.w.full(w.stage), w.phase);
-        barrier_wait(layout.a.full(a.stage), a.phase);
-        unsigned long long w_tile = tile_descriptor(layout.w.tile(w.stage) + group * 64 * ROW_BYTES);
-        unsigned long long a_tile = tile_descriptor(layout.a.tile(a.stage));
+        barrier_wait(layout.full_barrier(stage), phase);
+        unsigned long long w = tile_descriptor(layout.w_tile(stage) + group * 64 * ROW_BYTES);
+        unsigned long long a = tile_descriptor(layout.a_tile(stage));
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < BLOCK_K / 16; ++step) {
-            Wgmma<TOKENS>::multiply(d, w_tile + step * WGMMA_K_STEP, a_tile + step * WGMMA_K_STEP, 1);
+            Wgmma<TOKENS>::multiply(d, w + step * WGMMA_K_STEP, a + step * WGMMA_K_STEP, 1);
         }
         wgmma_commit();
         wgmma_wait<1>();
-        if (block > 0) {
-            release(layout, part, previous_w, previous_a, lane);
+        if (RING && block > 0 && lane < SHARE) {
+            int previous = stage > 0 ? stage - 1 : STAGES - 1;
+            barrier_arrive_cluster(cluster_address(layout.empty_barrier(previous), rank_of(part.split, lane)));
         }
-        previous_w = w.stage;
-        previous_a = a.stage;
-        w.advance();
-        a.advance();
+        if (++stage == STAGES) {
+            stage = 0;
+            phase ^= 1;
+        }
     }
-#if LAUNCH == 2
-    launch_dependents();
-#endif
     wgmma_wait<0>();
     fence_registers(d);
 }
@@ -433,8 +376,10 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_s
     if (producer) {
         prefetch_map(&w_map);
         prefetch_map(&a_map);
-        layout.w.initialise(CONSUMER_THREADS / 32);
-        layout.a.initialise(SHARE * CONSUMER_THREADS / 32);
+        for (int stage = 0; stage < STAGES; ++stage) {
+            barrier_init(layout.full_barrier(stage), 1);
+            barrier_init(layout.empty_barrier(stage), SHARE * CONSUMER_THREADS / 32);
+        }
         barrier_init(layout.received, 1);
         barrier_init_fence();
     }
@@ -442,6 +387,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_s
     if constexpr (CLUSTER > 1) {
         cluster_arrive();
     }
+    launch_dependents();
     if (producer) {
         produce(layout, &a_map, &w_map, part, next, next_bytes);
     } else if (threadIdx.x < CONSUMER_THREADS) {
@@ -449,7 +395,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_s
     } else if constexpr (CLUSTER > 1) {
         cluster_wait();
     }
-    if constexpr (A_RING && SHARE > 1) {
+    if constexpr (RING && SHARE > 1) {
         cluster_arrive();
         cluster_wait();
     }
