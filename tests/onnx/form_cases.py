@@ -19,8 +19,11 @@ def ints(*values, dtype=np.int64):
     return np.array(values, dtype)
 
 
-def model(opset, nodes, inputs, outputs, constants=None, functions=(), ir=None, as_inputs=False, dims=None):
-    """A model over arrays: `inputs` by name; `constants` are initializers; `dims` replaces declared shapes."""
+def model(
+    opset, nodes, inputs, outputs, constants=None, functions=(), ir=None, as_inputs=False, dims=None, imports=()
+):
+    """A model over arrays: `inputs` by name; `constants` are initializers; `dims` replaces declared shapes; `imports`
+    are further operator sets."""
     dims = dims or {}
     types = helper.np_dtype_to_tensor_dtype
 
@@ -38,8 +41,8 @@ def model(opset, nodes, inputs, outputs, constants=None, functions=(), ir=None, 
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    imports = [make_opsetid("", opset), *[make_opsetid(f.domain, 1) for f in functions]]
-    made = make_model(graph, opset_imports=imports, functions=functions)
+    sets = [make_opsetid("", opset), *[make_opsetid(f.domain, 1) for f in functions], *imports]
+    made = make_model(graph, opset_imports=sets, functions=functions)
     made.ir_version = ir or (8 if opset < 19 else 10)
     # Readers do not need the types of outputs, but checkers do.
     for output, array in zip(made.graph.output, evaluate(made, inputs)):

@@ -5,8 +5,9 @@
 
 OUT/models.json lists, for every .onnx file of FOLDER, inputs of several shapes with ragged masks and the outputs of
 ONNX Runtime (.npz). OUT/conformance.json lists the operator cases that use only the supported ops (model and tensors
-in ONNX's own format), with the reason for those that use types which are not supported. OUT/forms.json lists small
-models in older forms of the ops.
+in ONNX's own format), with the reason for those that use types which are not supported. OUT/optimized.json lists the same for some of
+them after ONNX Runtime's optimiser and quantiser. OUT/forms.json lists small
+models in older forms of the ops, OUT/contrib.json nodes of ONNX Runtime's own ops.
 """
 
 import argparse
@@ -20,7 +21,9 @@ import onnx.reference
 import onnxruntime
 from onnx import numpy_helper
 
+import contrib_cases
 import form_cases
+import optimized_models
 
 OPS = set(
     "Abs Add And Attention BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum "
@@ -82,6 +85,36 @@ def write_model_cases(folder, out):
                 print(f"{name}: refused by ONNX Runtime, outputs are those of {witness}")
             cases.append({"name": name, "model": str(path.resolve()), "witness": witness, **files})
     (out / "models.json").write_text(json.dumps(cases, indent=1))
+    return len(cases)
+
+
+def write_optimized_cases(folder, out):
+    """Exports as ONNX Runtime's optimiser and quantiser rewrite them, with its answers."""
+    (out / "optimized").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(3)
+    cases = []
+    for stem in optimized_models.SOURCES:
+        path = folder / f"{stem}.onnx"
+        if not path.is_file():
+            continue
+        model = onnx.load(path, load_external_data=False)
+        pad_id = 1 if "roberta" in stem else 0
+        batches = [model_inputs(model, lengths, pad_id, rng) for lengths in BATCHES[1:5]]
+        for file, tolerance in optimized_models.variants(path, out / "optimized", batches):
+            options = onnxruntime.SessionOptions()
+            # Else products with dequantised weights quantise their other operand too, which no model asks for.
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            names = [value.name for value in session.get_outputs()]
+            for number, inputs in enumerate(batches[1:]):
+                wanted = {value.name: inputs[value.name] for value in session.get_inputs()}
+                files = {}
+                for kind, arrays in [("inputs", wanted), ("outputs", dict(zip(names, session.run(names, wanted))))]:
+                    files[kind] = f"optimized/{file.stem}.{number}.{kind}.npz"
+                    np.savez(out / files[kind], **arrays)
+                model_file = f"optimized/{file.name}"
+                cases.append({"name": f"{file.stem} {number}", "model": model_file, "tolerance": tolerance[0], "rms": tolerance[1], **files})
+    (out / "optimized.json").write_text(json.dumps(cases, indent=1))
     return len(cases)
 
 
@@ -147,6 +180,23 @@ def write_form_cases(out):
     return len(cases)
 
 
+def write_contrib_cases(out):
+    """Nodes of ONNX Runtime's own ops with its answers."""
+    (out / "contrib").mkdir(parents=True, exist_ok=True)
+    cases = []
+    for name, (model, inputs), steps in contrib_cases.all_cases():
+        onnx.save(model, out / f"contrib/{name}.onnx")
+        outputs = form_cases.evaluate(model, inputs)
+        files = write_tensors(out, f"contrib/{name}", model, inputs.values(), outputs)
+        floats = [array for array in outputs if array.dtype.kind == "f"]
+        largest = max((np.abs(array).max(initial=1.0) for array in floats), default=1.0)
+        tolerance = 2e-3 if any(array.dtype == np.float16 for array in floats) else 1e-5
+        entry = {"name": name, "model": f"contrib/{name}.onnx", "skip": None, "sets": [files]}
+        cases.append({**entry, "rtol": tolerance, "atol": float(largest) * tolerance / 5, "steps": steps})
+    (out / "contrib.json").write_text(json.dumps(cases, indent=1))
+    return len(cases)
+
+
 def write_conformance_cases(out):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -181,9 +231,12 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"onnx {onnx.__version__}: {write_conformance_cases(arguments.out)} conformance cases")
     print(f"onnxruntime {onnxruntime.__version__}: {write_form_cases(arguments.out)} models of old forms")
+    print(f"onnxruntime {onnxruntime.__version__}: {write_contrib_cases(arguments.out)} nodes of its own ops")
     if arguments.models:
         count = write_model_cases(arguments.models, arguments.out)
         print(f"onnxruntime {onnxruntime.__version__}: {count} cases of models in {arguments.models}")
+        count = write_optimized_cases(arguments.models, arguments.out)
+        print(f"onnxruntime {onnxruntime.__version__}: {count} cases of models that it has rewritten")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ fn run_node(
 
 #[test]
 fn operator_cases() {
-    for (list, least) in [("conformance.json", 500), ("forms.json", 1)] {
+    for (list, least) in [("conformance.json", 500), ("forms.json", 50), ("contrib.json", 50)] {
         let Some(folder) = harness::cases(list) else { continue };
         let report = harness::run_conformance(&folder, list, &generic);
         println!("{}", report.table());
@@ -88,8 +88,8 @@ fn operator_cases() {
 
 #[test]
 fn whole_models() {
-    for folder in harness::model_folders() {
-        let report = harness::run_models(&folder, &generic);
+    for (folder, list) in harness::model_lists() {
+        let report = harness::run_models(&folder, list, &generic);
         println!("{}", report.table());
         assert!(report.passed > 0);
         assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());

@@ -31,18 +31,20 @@ fn operator_cases() {
 }
 
 #[test]
-fn old_forms() {
-    let Some(folder) = harness::cases("forms.json") else { return };
-    let report = harness::run_conformance(&folder, "forms.json", &interpreter);
-    println!("{}", report.table());
-    assert!(report.passed > 50, "only {} cases passed", report.passed);
-    assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());
+fn old_forms_and_ops_of_onnx_runtime() {
+    for list in ["forms.json", "contrib.json"] {
+        let Some(folder) = harness::cases(list) else { continue };
+        let report = harness::run_conformance(&folder, list, &interpreter);
+        println!("{}", report.table());
+        assert!(report.passed > 50, "only {} cases of {list} passed", report.passed);
+        assert!(report.failed.is_empty(), "{} cases of {list} failed", report.failed.len());
+    }
 }
 
 #[test]
 fn whole_models() {
-    for folder in harness::model_folders() {
-        let report = harness::run_models(&folder, &interpreter);
+    for (folder, list) in harness::model_lists() {
+        let report = harness::run_models(&folder, list, &interpreter);
         println!("{}", report.table());
         assert!(report.passed > 0);
         assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());

@@ -38,7 +38,12 @@ fn operator_cases() {
 
 #[test]
 fn old_forms() {
-    run_operator_cases("forms.json", 10);
+    run_operator_cases("forms.json", 50);
+}
+
+#[test]
+fn ops_of_onnx_runtime() {
+    run_operator_cases("contrib.json", 50);
 }
 
 fn run_operator_cases(list: &str, at_least: usize) {
@@ -55,9 +60,9 @@ fn run_operator_cases(list: &str, at_least: usize) {
 fn whole_models() {
     let backends =
         [("as imported", as_imported as harness::Run), ("compiled", compiled), ("from a file", from_file)];
-    for folder in harness::model_folders() {
+    for (folder, list) in harness::model_lists() {
         for (name, backend) in backends {
-            let report = harness::run_models(&folder, &backend);
+            let report = harness::run_models(&folder, list, &backend);
             println!("{name}:\n{}", report.table());
             assert!(report.passed > 0);
             assert!(report.failed.is_empty(), "{} cases failed", report.failed.len());

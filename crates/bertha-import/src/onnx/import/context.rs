@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bertha_graph::{DType, Graph, GraphError, Op, TensorData, TensorId, TensorType, UnaryOp};
+use bertha_graph::{BinaryOp, DType, Graph, GraphError, Op, TensorData, TensorId, TensorType, UnaryOp};
 
 use super::graph::Importer;
 use super::opsets::Opsets;
@@ -270,6 +270,83 @@ impl<'m> NodeContext<'_, 'm> {
         let output = self.graph.fresh_name(&base);
         self.importer.add_node(self.graph, &base, op, inputs, &[&output], &self.name)?;
         self.graph.find(&output).ok_or_else(|| "the node has no result".into())
+    }
+
+    /// Adds a node with several results that stay within the translation.
+    pub(super) fn steps(
+        &mut self,
+        suffix: &str,
+        op: Op,
+        inputs: &[Option<TensorId>],
+        results: usize,
+    ) -> Translated<Vec<TensorId>> {
+        let base = format!("{}/{suffix}", self.name);
+        let names: Vec<String> =
+            (0..results).map(|index| self.graph.fresh_name(&format!("{base}_{index}"))).collect();
+        let given: Vec<&str> = names.iter().map(String::as_str).collect();
+        let operands = inputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.importer.add_node(self.graph, &base, op, &inputs[..operands], &given, &self.name)?;
+        let tensors: Option<Vec<TensorId>> = names.iter().map(|name| self.graph.find(name)).collect();
+        tensors.ok_or_else(|| "the node lacks a result".into())
+    }
+
+    /// A function of two tensors that stays within the translation.
+    pub(super) fn binary(
+        &mut self,
+        suffix: &str,
+        op: BinaryOp,
+        a: TensorId,
+        b: TensorId,
+    ) -> Translated<TensorId> {
+        self.step(suffix, Op::Binary(op), &[Some(a), Some(b)])
+    }
+
+    /// Adds a node of one result, which is result `index` of the source node; nothing when nobody asked for that.
+    pub(super) fn emit_as(&mut self, index: usize, op: Op, inputs: &[Option<TensorId>]) -> Translated {
+        let Some(output) = self.node.output.get(index).filter(|output| !output.is_empty()) else {
+            return Ok(());
+        };
+        let name = self.tensor_name(output);
+        let given = inputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let base = self.name.clone();
+        self.importer.add_node(self.graph, &base, op, &inputs[..given], &[&name], &self.name)?;
+        let tensor = self.graph.find(&name).ok_or("the node has no result")?;
+        self.scope.names.insert(output, Value::Tensor(tensor));
+        Ok(())
+    }
+
+    /// Gives result `index` of the source node a tensor that is there already, where somebody asked for it.
+    pub(super) fn alias_output(&mut self, index: usize, tensor: TensorId) {
+        if let Some(output) = self.node.output.get(index).filter(|output| !output.is_empty()) {
+            self.scope.names.insert(output, Value::Tensor(tensor));
+        }
+    }
+
+    /// The contents of operand `index` when it is a constant. One that only this reads does not enter the graph.
+    pub(super) fn constant_input(&mut self, index: usize) -> Translated<Option<TensorData>> {
+        let name = match self.node.input.get(index).map(String::as_str) {
+            None | Some("") => return Ok(None),
+            Some(name) => name,
+        };
+        match self.scope.names.get(name) {
+            Some(Value::Initializer(proto)) => Ok(Some(self.importer.tensor_data(proto)?)),
+            Some(Value::Tensor(tensor)) => Ok(self.graph.tensor(*tensor).constant().cloned()),
+            Some(Value::Absent) | None => Ok(None),
+        }
+    }
+
+    /// Operand `index`, as a scalar when it is a vector of one.
+    pub(super) fn scalar_input(&mut self, index: usize) -> Translated<TensorId> {
+        let tensor = self.input(index)?;
+        if self.ty(tensor).shape.as_const() != Some(vec![1]) {
+            return Ok(tensor);
+        }
+        if let Some(data) = self.graph.tensor(tensor).constant().cloned() {
+            let data = data.reshaped(Vec::new()).map_err(|error| error.to_string())?;
+            return self.constant(&format!("scalar_{index}"), data);
+        }
+        let first = self.int_vector("first_axis", vec![0])?;
+        self.step(&format!("scalar_{index}"), Op::Squeeze, &[Some(tensor), Some(first)])
     }
 
     /// Adds the node whose results are those of the source node.

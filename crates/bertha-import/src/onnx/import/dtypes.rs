@@ -13,6 +13,18 @@ pub(crate) fn dtype(code: i64) -> Result<DType, String> {
     }
 }
 
+/// A tensor of a float type with these values, each rounded to that type.
+pub(crate) fn from_f64(dtype: DType, shape: Vec<usize>, values: &[f64]) -> Result<TensorData, TensorError> {
+    match dtype {
+        DType::F32 => TensorData::from_vec(shape, values.iter().map(|value| *value as f32).collect()),
+        DType::F16 => TensorData::from_vec(shape, values.iter().map(|value| f16::from_f64(*value)).collect()),
+        DType::BF16 => {
+            TensorData::from_vec(shape, values.iter().map(|value| bf16::from_f64(*value)).collect())
+        }
+        _ => TensorData::from_vec(shape, values.to_vec()),
+    }
+}
+
 /// A tensor of any element type that holds one value, rounded to that type.
 pub(crate) fn filled(dtype: DType, shape: Vec<usize>, value: f64) -> Result<TensorData, TensorError> {
     let count = bertha_graph::byte_count(dtype, &shape)? / dtype.size();

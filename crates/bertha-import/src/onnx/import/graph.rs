@@ -149,8 +149,7 @@ impl<'m> Importer<'m> {
                 def,
             );
         }
-        let row = if domain.is_empty() { ops::find(&node.op_type) } else { None };
-        let Some(row) = row else {
+        let Some(row) = ops::find(domain, &node.op_type) else {
             return match self.functions.get(&FunctionKey::called_by(node)).copied() {
                 Some(function) => self.call(graph, scope, node, function, name),
                 None => Err("is not a supported op".into()),

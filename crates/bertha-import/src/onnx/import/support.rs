@@ -65,7 +65,9 @@ impl<'m> Survey<'m> {
         if self.plugins.for_onnx(domain, &node.op_type).is_some() {
             return;
         }
-        let reason = match ops::find(&node.op_type).filter(|_| domain.is_empty()) {
+        let reason = match ops::find(domain, &node.op_type) {
+            // ONNX Runtime's domain has one version.
+            Some(_) if !domain.is_empty() => None,
             Some(row) => version_problem(opsets.version(""), row.since),
             None => {
                 let key = FunctionKey::called_by(node);
@@ -81,6 +83,9 @@ impl<'m> Survey<'m> {
                         "the op is not one of those that encoders need; a plugin may provide it (--plugin)"
                             .to_owned(),
                     ),
+                    None if domain == ops::CONTRIB_DOMAIN => {
+                        Some("it is not one of ONNX Runtime's ops for encoders".to_owned())
+                    }
                     None => Some(format!(
                         "operators of the domain `{domain}` are not known; if a plugin provides it, give its library \
                          with --plugin"

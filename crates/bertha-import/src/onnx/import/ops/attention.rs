@@ -81,16 +81,16 @@ fn window_mask(node: &mut NodeContext, left: Option<i64>, right: Option<i64>) ->
     let mut visible = None;
     if let Some(left) = left {
         let left = node.constant("left", TensorData::scalar(left))?;
-        let oldest = binary(node, "oldest", BinaryOp::Sub, queries, left)?;
-        visible = Some(binary(node, "not_too_old", BinaryOp::GreaterOrEqual, key_positions, oldest)?);
+        let oldest = node.binary("oldest", BinaryOp::Sub, queries, left)?;
+        visible = Some(node.binary("not_too_old", BinaryOp::GreaterOrEqual, key_positions, oldest)?);
     }
     if let Some(right) = right {
         let right = node.constant("right", TensorData::scalar(right))?;
-        let newest = binary(node, "newest", BinaryOp::Add, queries, right)?;
-        let not_too_new = binary(node, "not_too_new", BinaryOp::LessOrEqual, key_positions, newest)?;
+        let newest = node.binary("newest", BinaryOp::Add, queries, right)?;
+        let not_too_new = node.binary("not_too_new", BinaryOp::LessOrEqual, key_positions, newest)?;
         visible = Some(match visible {
             None => not_too_new,
-            Some(not_too_old) => binary(node, "window", BinaryOp::And, not_too_old, not_too_new)?,
+            Some(not_too_old) => node.binary("window", BinaryOp::And, not_too_old, not_too_new)?,
         });
     }
     let visible = visible.ok_or("the window has no bound")?;
@@ -102,16 +102,6 @@ fn window_mask(node: &mut NodeContext, left: Option<i64>, right: Option<i64>) ->
     let hidden = node.constant("hidden", hidden)?;
     let mask = full_length(node, mask, keys, hidden)?;
     node.step("mask", Op::Where, &some([visible, mask, hidden]))
-}
-
-fn binary(
-    node: &mut NodeContext,
-    suffix: &str,
-    op: BinaryOp,
-    a: TensorId,
-    b: TensorId,
-) -> Translated<TensorId> {
-    node.step(suffix, Op::Binary(op), &some([a, b]))
 }
 
 /// One dimension of a tensor, as a vector of one.
@@ -136,7 +126,7 @@ fn total_keys(node: &mut NodeContext) -> Translated<TensorId> {
         None => Ok(new),
         Some(past) => {
             let past = dimension(node, "past_keys", past, -2)?;
-            binary(node, "all_keys", BinaryOp::Add, past, new)
+            node.binary("all_keys", BinaryOp::Add, past, new)
         }
     }
 }
@@ -150,14 +140,14 @@ fn query_positions(node: &mut NodeContext) -> Translated<TensorId> {
     let index = node.step("query_column", Op::Unsqueeze, &some([index, last]))?;
     if let Some(past) = node.optional(input::PAST_KEY)? {
         let past = dimension(node, "offset", past, -2)?;
-        return binary(node, "query_positions", BinaryOp::Add, index, past);
+        return node.binary("query_positions", BinaryOp::Add, index, past);
     }
     if let Some(valid) = node.optional(input::NONPAD_KV_SEQLEN)? {
         let valid = node.cast("valid_keys", valid, DType::I64)?;
-        let offset = binary(node, "offset", BinaryOp::Sub, valid, count)?;
+        let offset = node.binary("offset", BinaryOp::Sub, valid, count)?;
         let column = node.int_vector("column", vec![1, 2, 3])?;
         let offset = node.step("offset_column", Op::Unsqueeze, &some([offset, column]))?;
-        return binary(node, "query_positions", BinaryOp::Add, index, offset);
+        return node.binary("query_positions", BinaryOp::Add, index, offset);
     }
     Ok(index)
 }
@@ -179,7 +169,7 @@ fn full_length(
         return Ok(mask);
     }
     let length = dimension(node, "mask_keys", mask, -1)?;
-    let missing = binary(node, "missing_keys", BinaryOp::Sub, keys, length)?;
+    let missing = node.binary("missing_keys", BinaryOp::Sub, keys, length)?;
     let nothing = node.int_vector("no_pads", vec![0; 2 * rank - 1])?;
     let pads = node.step("mask_pads", Op::Concat { axis: 0 }, &some([nothing, missing]))?;
     node.step("full_mask", Op::Pad { mode: PadMode::Constant }, &some([mask, pads, hidden]))

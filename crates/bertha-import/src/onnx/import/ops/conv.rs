@@ -63,19 +63,19 @@ pub(super) fn batch_normalization(node: &mut NodeContext) -> Translated {
     let [scale, bias, mean, variance] = [1, 2, 3, 4].map(|index| vector(node, index, wide));
     let (scale, bias, mean, variance) = (scale?, bias?, mean?, variance?);
     let epsilon = node.constant("epsilon", scalar(wide, f64::from(epsilon))?)?;
-    let sum = binary(node, "variance_epsilon", BinaryOp::Add, variance, epsilon)?;
+    let sum = node.binary("variance_epsilon", BinaryOp::Add, variance, epsilon)?;
     let deviation = node.step("deviation", Op::Unary(UnaryOp::Sqrt), &[Some(sum)])?;
-    let factor = binary(node, "factor", BinaryOp::Div, scale, deviation)?;
-    let shift = binary(node, "mean_factor", BinaryOp::Mul, mean, factor)?;
-    let shift = binary(node, "shift", BinaryOp::Sub, bias, shift)?;
+    let factor = node.binary("factor", BinaryOp::Div, scale, deviation)?;
+    let shift = node.binary("mean_factor", BinaryOp::Mul, mean, factor)?;
+    let shift = node.binary("shift", BinaryOp::Sub, bias, shift)?;
     let (factor, shift) =
         (along_channels(node, "factors", factor, rank)?, along_channels(node, "shifts", shift, rank)?);
     let x = node.cast("x", x, wide)?;
-    let product = binary(node, "product", BinaryOp::Mul, x, factor)?;
+    let product = node.binary("product", BinaryOp::Mul, x, factor)?;
     if dtype == wide {
         return node.emit(Op::Binary(BinaryOp::Add), &some([product, shift]));
     }
-    let sum = binary(node, "sum", BinaryOp::Add, product, shift)?;
+    let sum = node.binary("sum", BinaryOp::Add, product, shift)?;
     node.emit(Op::Cast { to: dtype }, &[Some(sum)])
 }
 
@@ -105,14 +105,4 @@ fn along_channels(
             node.step(suffix, Op::Unsqueeze, &some([vector, axes]))
         }
     }
-}
-
-fn binary(
-    node: &mut NodeContext,
-    suffix: &str,
-    op: BinaryOp,
-    a: TensorId,
-    b: TensorId,
-) -> Translated<TensorId> {
-    node.step(suffix, Op::Binary(op), &some([a, b]))
 }

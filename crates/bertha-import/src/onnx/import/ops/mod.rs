@@ -1,36 +1,8 @@
-//! One row for each op of the default domain that can be imported.
+//! One row for each op that can be imported, of the default domain here and of ONNX Runtime's in `contrib`.
 
 use std::ops::RangeInclusive;
 
 use super::context::{NodeContext, Translated};
-
-mod attention;
-mod constant;
-mod control;
-mod conv;
-mod derived;
-mod elementwise;
-mod layout;
-mod product;
-mod quantize;
-mod reduce;
-
-/// How to translate one op.
-pub(super) struct OpRow {
-    /// The op's name.
-    pub(super) op_type: &'static str,
-    /// The first version of the default operator set whose meaning the translation knows.
-    pub(super) since: i64,
-    /// How many operands the op takes, counting those that are left out in the middle.
-    pub(super) inputs: RangeInclusive<usize>,
-    /// The largest number of results.
-    pub(super) outputs: usize,
-    /// Adds the op to the graph.
-    pub(super) translate: for<'a, 'm> fn(&mut NodeContext<'a, 'm>) -> Translated,
-}
-
-/// Any number of operands or results.
-const MANY: usize = usize::MAX;
 
 macro_rules! rows {
     ($($op_type:literal $since:literal $inputs:expr, $outputs:expr => $translate:path;)*) => {
@@ -44,8 +16,38 @@ macro_rules! rows {
     };
 }
 
+mod attention;
+mod constant;
+mod contrib;
+mod control;
+mod conv;
+mod derived;
+mod elementwise;
+mod layout;
+mod product;
+mod quantize;
+mod reduce;
+
+/// How to translate one op.
+pub(super) struct OpRow {
+    /// The op's name.
+    pub(super) op_type: &'static str,
+    /// The first version of its operator set whose meaning the translation knows.
+    pub(super) since: i64,
+    /// How many operands the op takes, counting those that are left out in the middle.
+    pub(super) inputs: RangeInclusive<usize>,
+    /// The largest number of results.
+    pub(super) outputs: usize,
+    /// Adds the op to the graph.
+    pub(super) translate: for<'a, 'm> fn(&mut NodeContext<'a, 'm>) -> Translated,
+}
+
+/// Any number of operands or results.
+const MANY: usize = usize::MAX;
+
 /// Every op, in order of name. The number after the name is the operator set from which on the op is understood;
-/// where an op changed its form later, its translation asks for the version of the file.
+/// where an op changed its form later, its translation asks for the version of the file. ONNX Runtime has both
+/// normalisations of layers in every version, and its optimiser writes them into old files.
 #[rustfmt::skip]
 pub(super) const OPS: &[OpRow] = rows! {
     "Abs"                    6 1..=1, 1 => elementwise::abs;
@@ -83,7 +85,7 @@ pub(super) const OPS: &[OpRow] = rows! {
     "Identity"               1 1..=1, 1 => elementwise::identity;
     "If"                     1 1..=1, MANY => control::if_else;
     "IsNaN"                  9 1..=1, 1 => elementwise::is_nan;
-    "LayerNormalization"    17 2..=3, 3 => reduce::layer_normalization;
+    "LayerNormalization"      1 2..=3, 3 => reduce::layer_normalization;
     "Less"                   7 2..=2, 1 => elementwise::less;
     "LessOrEqual"           12 2..=2, 1 => elementwise::less_or_equal;
     "Log"                    6 1..=1, 1 => elementwise::log;
@@ -99,6 +101,7 @@ pub(super) const OPS: &[OpRow] = rows! {
     "Pow"                    7 2..=2, 1 => elementwise::pow;
     "QLinearMatMul"         10 8..=8, 1 => product::qlinear_matmul;
     "QuantizeLinear"        10 2..=3, 1 => quantize::quantize_linear;
+    "RMSNormalization"      23 2..=2, 1 => reduce::rms_normalization;
     "Range"                 11 3..=3, 1 => constant::range;
     "Reciprocal"             6 1..=1, 1 => elementwise::reciprocal;
     "ReduceL2"                1 1..=2, 1 => derived::reduce_l2;
@@ -112,6 +115,7 @@ pub(super) const OPS: &[OpRow] = rows! {
     "Shape"                  1 1..=1, 1 => constant::shape;
     "Sigmoid"                6 1..=1, 1 => elementwise::sigmoid;
     "Sign"                   9 1..=1, 1 => elementwise::sign;
+    "SimplifiedLayerNormalization" 1 2..=2, 2 => reduce::rms_normalization;
     "Sin"                    7 1..=1, 1 => elementwise::sin;
     "Size"                    1 1..=1, 1 => derived::size;
     "Slice"                  1 1..=5, 1 => layout::slice;
@@ -130,9 +134,17 @@ pub(super) const OPS: &[OpRow] = rows! {
     "Xor"                     7 2..=2, 1 => derived::xor;
 };
 
-/// The row of an op of the default domain.
-pub(super) fn find(op_type: &str) -> Option<&'static OpRow> {
-    OPS.binary_search_by(|row| row.op_type.cmp(op_type)).ok().and_then(|index| OPS.get(index))
+/// The domain of ONNX Runtime's own ops.
+pub(super) const CONTRIB_DOMAIN: &str = "com.microsoft";
+
+/// The row of an op of a domain (as [`opsets::domain`](super::opsets::domain) gives it).
+pub(super) fn find(domain: &str, op_type: &str) -> Option<&'static OpRow> {
+    let rows = match domain {
+        "" => OPS,
+        CONTRIB_DOMAIN => contrib::OPS,
+        _ => return None,
+    };
+    rows.binary_search_by(|row| row.op_type.cmp(op_type)).ok().and_then(|index| rows.get(index))
 }
 
 #[cfg(test)]
@@ -142,7 +154,10 @@ mod tests {
     #[test]
     fn rows_are_in_order_of_name() {
         assert!(OPS.is_sorted_by(|a, b| a.op_type < b.op_type));
-        assert!(OPS.iter().all(|row| find(row.op_type).is_some_and(|found| found.op_type == row.op_type)));
-        assert!(find("LSTM").is_none());
+        assert!(
+            OPS.iter().all(|row| find("", row.op_type).is_some_and(|found| found.op_type == row.op_type))
+        );
+        assert!(find("", "LSTM").is_none());
+        assert!(find("com.microsoft", "BiasGelu").is_some() && find("", "BiasGelu").is_none());
     }
 }

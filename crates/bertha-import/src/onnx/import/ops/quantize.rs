@@ -56,23 +56,9 @@ fn operands(node: &mut NodeContext, block_size: usize) -> Translated<Vec<Option<
     if block_size > 0 {
         return Ok(inputs);
     }
-    for (index, suffix) in [(1, "scale"), (2, "zero_point")] {
-        let Some(Some(tensor)) = inputs.get(index).copied() else { continue };
-        if node.ty(tensor).shape.as_const() != Some(vec![1]) {
-            continue;
-        }
-        let scalar = match node.graph.tensor(tensor).constant().cloned() {
-            Some(data) => {
-                let data = data.reshaped(Vec::new()).map_err(|error| error.to_string())?;
-                node.constant(suffix, data)?
-            }
-            None => {
-                let first = node.int_vector("first_axis", vec![0])?;
-                node.step(suffix, Op::Squeeze, &[Some(tensor), Some(first)])?
-            }
-        };
-        if let Some(input) = inputs.get_mut(index) {
-            *input = Some(scalar);
+    for index in [1, 2] {
+        if let Some(input @ Some(_)) = inputs.get_mut(index) {
+            *input = Some(node.scalar_input(index)?);
         }
     }
     Ok(inputs)

@@ -1,8 +1,9 @@
 //! Reductions along axes, and the normalisations built on them.
 
-use bertha_graph::{Op, ReduceOp, TensorId};
+use bertha_graph::{BinaryOp, DType, Op, ReduceOp, TensorId, UnaryOp};
 
 use super::super::context::{NodeContext, Translated};
+use super::elementwise::{scalar, some};
 
 pub(super) fn reduce_sum(node: &mut NodeContext) -> Translated {
     reduce(node, ReduceOp::Sum, 13)
@@ -93,4 +94,42 @@ pub(super) fn layer_normalization(node: &mut NodeContext) -> Translated {
         .into());
     }
     node.emit_plain(Op::LayerNorm { axis, epsilon })
+}
+
+/// `x / sqrt(mean(x^2) + epsilon) * scale` over the dimensions from `axis` on, also called RMSNorm.
+pub(super) fn rms_normalization(node: &mut NodeContext) -> Translated {
+    let axis = node.int_or("axis", -1)?;
+    let epsilon = node.float_or("epsilon", 1e-5)?;
+    node.int("stash_type")?; // f32 or the type of x; 16-bit floats are computed in f32 here
+    if node.has_output(1) {
+        return Err("the inverse deviation is for training, and not given here".into());
+    }
+    let (x, scale) = (node.input(0)?, node.input(1)?);
+    let normal = root_mean_square(node, x, axis, epsilon)?;
+    node.emit_as(0, Op::Binary(BinaryOp::Mul), &some([normal, scale]))
+}
+
+/// `x / sqrt(mean(x^2) + epsilon)` over the dimensions from `axis` on; 16-bit floats are computed in f32.
+pub(super) fn root_mean_square(
+    node: &mut NodeContext,
+    x: TensorId,
+    axis: i64,
+    epsilon: f32,
+) -> Translated<TensorId> {
+    let (dtype, rank) = (node.dtype(x), node.rank(x) as i64);
+    let first = if axis < 0 { axis.saturating_add(rank) } else { axis };
+    if !(0..rank).contains(&first) {
+        return Err(format!("axis {axis} is not one of the {rank} dimensions of the input").into());
+    }
+    let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let x = node.cast("wide", x, wide)?;
+    let square = node.binary("square", BinaryOp::Mul, x, x)?;
+    let axes = node.int_vector("axes", (first..rank).collect())?;
+    let mean = Op::Reduce { op: ReduceOp::Mean, keep_dims: true, noop_with_empty_axes: false };
+    let mean = node.step("mean_square", mean, &some([square, axes]))?;
+    let epsilon = node.constant("epsilon", scalar(wide, f64::from(epsilon))?)?;
+    let sum = node.binary("mean_square_epsilon", BinaryOp::Add, mean, epsilon)?;
+    let root = node.step("root", Op::Unary(UnaryOp::Sqrt), &[Some(sum)])?;
+    let normal = node.binary("normal", BinaryOp::Div, x, root)?;
+    node.cast("narrow", normal, dtype)
 }
