@@ -179,7 +179,7 @@ fn all_unsupported_nodes_are_listed_in_one_error() {
     choose.attribute = vec![branch("then_branch", inner.clone()), branch("else_branch", inner)];
     let nodes = vec![
         node("LSTM", &["x"], &["a"]),
-        named(in_domain(node("FusedMatMul", &["a", "a"], &["b"]), "com.microsoft"), "fused"),
+        named(in_domain(node("GroupQueryAttention", &["a", "a"], &["b"]), "com.microsoft"), "fused"),
         node("Neg", &["b"], &["y"]),
         choose,
         in_domain(node("Own", &["y"], &["v"]), "own"),
@@ -200,7 +200,7 @@ fn all_unsupported_nodes_are_listed_in_one_error() {
     let found: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), node.op_type.as_str())).collect();
     let expected = [
         ("LSTM_0", "LSTM"),
-        ("fused", "FusedMatMul"),
+        ("fused", "GroupQueryAttention"),
         ("choose/inside", "NonZero"),
         ("choose/inside", "NonZero"),
         ("Own_4/GRU_0", "GRU"),
@@ -430,4 +430,61 @@ fn settings_that_cannot_be_followed_do_not_keep_the_graph_from_running() {
     assert!(info.pooling.is_none());
     assert!(info.source.contains("no pooling") && info.source.contains("CNN"), "{}", info.source);
     assert!(info.source.contains("no tokenizer"), "{}", info.source);
+}
+
+/// A file with one node of ONNX Runtime's own; constants are zeros of these shapes.
+fn contrib(
+    op_type: &str,
+    inputs: &[&str],
+    attributes: Vec<AttributeProto>,
+    constants: &[(&str, &[usize])],
+) -> ModelProto {
+    let mut only = in_domain(node(op_type, inputs, &["y"]), "com.microsoft");
+    only.attribute = attributes;
+    let values = vec![
+        value("x", DataType::Float, &["batch", "seq", "6"]),
+        value("lengths", DataType::Int32, &["other"]),
+        value("mask", DataType::Int32, &["batch", "1", "seq", "seq"]),
+    ];
+    let mut graph = graph(vec![only], values, &["y"]);
+    for (name, shape) in constants {
+        let zeros = vec![0f32; shape.iter().product()];
+        let data = TensorData::from_vec(shape.to_vec(), zeros).unwrap();
+        graph.initializer.push(tensor_proto(*name, &data));
+    }
+    let mut model = model(graph);
+    model.opset_import.push(OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 });
+    model
+}
+
+#[test]
+fn forms_of_onnx_runtimes_ops_that_are_not_supported_say_so() {
+    let weight: &[(&str, &[usize])] = &[("w", &[6, 18]), ("b", &[18]), ("p", &[2, 1, 2, 3, 3])];
+    let heads = || vec![int("num_heads", 2)];
+    let with = |name, value| [heads(), vec![int(name, value)]].concat();
+    let attention = |inputs: &[&str], attributes| refused(&contrib("Attention", inputs, attributes, weight));
+    assert!(import(&contrib("Attention", &["x", "w", "b"], heads(), weight)).is_ok());
+    for (message, expected) in [
+        (attention(&["x", "w", "b"], vec![]), "`num_heads` is missing"),
+        (attention(&["x", "w", "b", "", "p"], heads()), "`past` is for decoders"),
+        (attention(&["x", "w", "b"], with("do_rotary", 1)), "`do_rotary` is for decoders"),
+        (attention(&["x", "w", "b"], with("surprise", 1)), "`surprise` is not one of this op's attributes"),
+        (attention(&["x", "w", "b", "mask"], heads()), "masks of one to three dimensions"),
+        (attention(&["x", "w", "b", "lengths"], heads()), "other elements for a batch of batch"),
+        (attention(&["x", "x", "b"], heads()), "expected a matrix [in, out]"),
+        (refused(&contrib("MultiHeadAttention", &["p"], heads(), weight)), "expected 3, 3 and 3"),
+        (refused(&contrib("MatMulNBits", &["x", "w", "b"], vec![int("K", 6)], weight)), "`N` is missing"),
+        (
+            refused(&contrib("GroupQueryAttention", &["x"], heads(), weight)),
+            "ONNX Runtime's ops for encoders",
+        ),
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+    let four_bits =
+        [("N", 3), ("K", 6), ("block_size", 16), ("bits", 4)].map(|(name, value)| int(name, value));
+    let of_floats = refused(&contrib("MatMulNBits", &["x", "w", "b"], four_bits.to_vec(), weight));
+    assert!(of_floats.contains("3 blocks of 8 bytes"), "{of_floats}");
+    let run_time = refused(&contrib("MatMulNBits", &["x", "x", "b"], four_bits.to_vec(), weight));
+    assert!(run_time.contains("`B` must be a constant"), "{run_time}");
 }
