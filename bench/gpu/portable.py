@@ -2,6 +2,7 @@
 
     python bench/gpu/portable.py compile [ARCH ..]   # no GPU needed: registers and spills of every variant used here
     python bench/gpu/portable.py check               # every kernel on ragged and odd shapes; exits with 1 on an error
+    python bench/gpu/portable.py check GROUP [PART]  # one group of kernels; of attention those whose variant has PART
     python bench/gpu/portable.py time OUT.json       # CUDA graph replays, beside torch in the same run
 
 Checks: outputs start as NaN and what lies beyond the batch's rows must still be NaN afterwards; inputs beyond the
@@ -113,25 +114,33 @@ ATTENTION = {
     "128q online 128k": (128, 1, 8, 1, 1, 1),
 }
 
-# On Hopper's warpgroup products: KEYS, WARPGROUPS, ONLINE, BLOCKS_PER_SM
+# On Hopper's warpgroup products: KEYS, WARPGROUPS, BLOCKS, BLOCKS_PER_SM
 ATTENTION_SM90A = {
-    "wg 64q32k": (32, 1, 0, 4),
-    "wg 64q64k": (64, 1, 0, 4),
-    "wg 64q128k": (128, 1, 0, 4),
-    "wg 128q128k": (128, 2, 0, 2),
-    "wg 64q256k": (256, 1, 0, 2),
-    "wg 128q256k": (256, 2, 0, 1),
-    "wg 64q online 64k": (64, 1, 1, 4),
-    "wg 64q online 128k": (128, 1, 1, 3),
-    "wg 128q online 64k": (64, 2, 1, 2),
-    "wg 192q online 128k": (128, 3, 1, 1),
+    "wg 64q32k": (32, 1, 1, 4),
+    "wg 64q64k": (64, 1, 1, 4),
+    "wg 64q128k": (128, 1, 1, 4),
+    "wg 128q128k": (128, 2, 1, 2),
+    "wg 64q 2x64k": (64, 1, 2, 5),
+    "wg 64q256k": (256, 1, 1, 2),
+    "wg 64q 2x128k": (128, 1, 2, 4),
+    "wg 128q 2x128k": (128, 2, 2, 2),
+    "wg 256q 2x128k": (128, 4, 2, 1),
+    "wg 64q 3x128k": (128, 1, 3, 2),
+    "wg 128q 3x128k": (128, 2, 3, 2),
+    "wg 64q 6x64k": (64, 1, 6, 3),
+    "wg 128q 6x64k": (64, 2, 6, 2),
+    "wg 192q 3x128k": (128, 3, 3, 1),
+    "wg 256q 4x128k": (128, 4, 4, 1),
+    "wg 64q ring 64k": (64, 1, 0, 4),
+    "wg 64q ring 128k": (128, 1, 0, 3),
+    "wg 128q ring 64k": (64, 2, 0, 2),
 }
 
 
 def attention_macros(dtype, variant, heads, dim, packed=True, bias_max=0):
     names = ["KEYS", "ROW_TILES", "WARPS_Q", "WARPS_K", "ONLINE", "BLOCKS_PER_SM"]
     if variant in ATTENTION_SM90A:
-        names = ["KEYS", "WARPGROUPS", "ONLINE", "BLOCKS_PER_SM"]
+        names = ["KEYS", "WARPGROUPS", "BLOCKS", "BLOCKS_PER_SM"]
     width = heads * dim
     strides = {name: 3 * width if packed else width for name in ["Q_STRIDE", "K_STRIDE", "V_STRIDE"]}
     bias = {"RELATIVE_BIAS": int(bias_max > 0), "BIAS_MAX": bias_max}
@@ -148,15 +157,15 @@ def attention_launch(m, heads, items):
     queries = query_block(m)
     if "WARPGROUPS" in m:
         row = 2 * dim
-        longest = -(-m["BIAS_MAX"] // 64) * 64 if m["ONLINE"] else m["KEYS"]
-        shared = 1024 + queries * row + (1 + m["ONLINE"]) * 2 * m["KEYS"] * row
+        longest = m["BLOCKS"] * m["KEYS"] or -(-m["BIAS_MAX"] // 64) * 64
+        shared = 1024 + queries * row + (m["BLOCKS"] or 2) * 2 * m["KEYS"] * row
         return (heads, items), 128 * m["WARPGROUPS"], shared + m["RELATIVE_BIAS"] * 4 * (longest + queries)
     row = 2 * (dim + 8)
     longest = -(-m["BIAS_MAX"] // 16) * 16 if m["ONLINE"] else m["KEYS"]
     shared = queries * row + (1 + m["ONLINE"]) * 2 * m["KEYS"] * row
     shared += m["RELATIVE_BIAS"] * 4 * (longest + queries)
-    merge = (m["WARPS_K"] - 1) * m["WARPS_Q"] * 128 * m["ROW_TILES"] * (dim // 2 + 4)
-    return (heads, items), 32 * m["WARPS_Q"] * m["WARPS_K"], max(shared, queries * row + merge)
+    merge = m["WARPS_K"] * m["WARPS_Q"] * 128 * m["ROW_TILES"] * (dim // 2 + 4)
+    return (heads, items), 32 * m["WARPS_Q"] * m["WARPS_K"], max(shared, queries * row + (merge if m["WARPS_K"] > 1 else 0))
 
 
 def query_block(m):
@@ -458,13 +467,15 @@ def exact_attention(q, k, v, starts, heads, scale, bias):
     return out
 
 
-def check_attention(checks, variants):
+def check_attention(checks, variants, part):
     import torch
 
     for name, heads, packed, m in variants:
+        if part not in name:
+            continue
         dtype = next(d for d in TOLERANCE if f"ELEMENT_{d.upper()}" in m)
         dim, width, scale = m["HEAD_DIM"], heads * m["HEAD_DIM"], m["HEAD_DIM"] ** -0.5
-        limit = 10**9 if m.get("ONLINE", 1) else m["KEYS"]
+        limit = m["BLOCKS"] * m["KEYS"] or 10**9 if "BLOCKS" in m else 10**9 if m.get("ONLINE", 1) else m["KEYS"]
         batch = Batch([n for n in LENGTHS if n <= limit] + [min(limit, 48)])
         work, items = batch.work(query_block(m))
         file = attention_file(m)
@@ -487,7 +498,7 @@ def check_attention(checks, variants):
                            batch.tokens, 2.0 if spread < 6 else 4.0)  # fmt: skip
 
 
-def check(group):
+def check(group, part=""):
     import torch
 
     torch.manual_seed(1)
@@ -500,11 +511,11 @@ def check(group):
     elif group == "gemm_f32":
         check_gemms(checks, gemm_f32_variants(), f32_launch)
     elif group == "attention":
-        check_attention(checks, attention_variants())
+        check_attention(checks, attention_variants(), part)
     elif group == "attention_f32":
-        check_attention(checks, attention_f32_variants())
+        check_attention(checks, attention_f32_variants(), part)
     elif group == "attention_sm90a" and torch.cuda.get_device_capability()[0] == 9:
-        check_attention(checks, attention_sm90a_variants())
+        check_attention(checks, attention_sm90a_variants(), part)
     torch.cuda.synchronize()
     return checks.finish(group)
 
@@ -557,62 +568,70 @@ def microseconds(call, calls, replays=40):
 TIMED = {
     "1x32": ([32], ["32q32k", "16q128k/4", "wg 64q32k"]),
     "1x128": ([128], ["16q128k/4", "16q128k/8", "32q128k/4", "64q128k", "wg 64q128k"]),
-    "1x384": ([384], ["16q384k/8", "32q384k/4", "wg 64q online 128k", "wg 64q online 64k"]),
+    "1x384": ([384], ["16q384k/8", "32q384k/4", "wg 64q 3x128k", "wg 128q 3x128k", "wg 64q ring 128k"]),
     "8x128": ([128] * 8, ["64q128k", "32q128k/4", "wg 64q128k", "wg 128q128k"]),
     "32x32": ([32] * 32, ["32q32k", "wg 64q32k"]),
     "128x32": ([32] * 128, ["32q32k", "64q64k", "wg 64q32k"]),
-    "32x128": ([128] * 32, ["64q128k", "128q128k", "wg 64q128k", "wg 128q128k"]),
-    "128x128": ([128] * 128, ["64q128k", "128q128k", "128q128k r2", "wg 64q128k", "wg 128q128k"]),
-    "16x256": ([256] * 16, ["64q256k", "64q online 64k", "128q online 64k r2", "wg 64q256k", "wg 128q256k",
-                            "wg 64q online 128k", "wg 128q online 64k"]),
+    "32x128": ([128] * 32, ["64q128k", "128q128k", "wg 64q128k", "wg 128q128k", "wg 64q 2x64k"]),
+    "128x128": ([128] * 128, ["64q128k", "128q128k", "128q128k r2", "wg 64q128k", "wg 128q128k", "wg 64q 2x64k"]),
+    "16x256": ([256] * 16, ["64q256k", "64q online 64k", "128q online 64k r2", "wg 64q256k", "wg 64q 2x128k",
+                            "wg 128q 2x128k", "wg 256q 2x128k", "wg 64q ring 128k"]),
     "32x384": ([384] * 32, ["64q online 64k", "128q online 64k", "128q online 32k r2", "128q online 64k r2",
-                            "wg 64q online 64k", "wg 64q online 128k", "wg 128q online 64k", "wg 192q online 128k"]),
+                            "wg 64q 3x128k", "wg 128q 3x128k", "wg 64q 6x64k", "wg 128q 6x64k", "wg 192q 3x128k", "wg 256q 4x128k",
+                            "wg 64q ring 128k", "wg 128q ring 64k"]),
     "32 ragged 8-128": ([8 + i * 37 % 121 for i in range(32)], ["64q128k", "64q online 64k", "wg 64q128k", "wg 128q128k"]),
 }  # fmt: skip
 
 
 def time_attention(results):
+    """`in_cache`: one set of buffers, as right after the product that wrote q, k and v; else many in turn."""
     import torch
 
-    for dim in (64, 32):
-        for shape, (lengths, variants) in TIMED.items():
-            if dim == 32 and shape not in ("1x128", "32x128", "32x384"):
-                continue
-            heads, batch = 12, Batch(lengths)
-            width, copies = heads * dim, 12 if batch.tokens <= 4096 else 4
-            inputs = [random(batch.capacity, 3 * width, "f16") for _ in range(copies)]
-            outs = [poisoned(batch.capacity, width, "f16") for _ in range(copies)]
-            flops = sum(4 * heads * n * n * dim for n in lengths)
-            row = {"shape": shape, "head_dim": dim, "us": {}}
-            for variant in variants:
-                m = attention_macros("f16", variant, heads, dim)
-                kernel = nvrtc.Kernel(attention_file(m), m)
-                work, items = batch.work(query_block(m))
-                grid, block, shared = attention_launch(m, heads, items)
-                counts = batch.counts(items)
-                for pdl in (False, True):
-
-                    def call():
-                        for x, y in zip(inputs, outs):
-                            parts = [x[:, i * width :] for i in range(3)]
-                            arguments = [y, *parts, batch.cu_seqlens, work, None, dim**-0.5, counts]
-                            kernel(grid, block, shared, arguments, pdl=pdl)
-
-                    row["us"][variant + (" pdl" if pdl else "")] = microseconds(call, copies)
-            if len(set(lengths)) == 1:
-                b, s = len(lengths), lengths[0]
-                dense = [torch.randn(3, b, heads, s, dim, device="cuda", dtype=torch.float16) for _ in range(copies)]
+    cases = [(64, shape, False) for shape in TIMED]
+    cases += [(64, shape, True) for shape in ("8x128", "32x128", "32 ragged 8-128")]
+    cases += [(32, shape, False) for shape in ("1x128", "32x128", "32x384")]
+    for dim, shape, in_cache in cases:
+        lengths, variants = TIMED[shape]
+        heads, batch = 12, Batch(lengths)
+        width, copies = heads * dim, 12 if batch.tokens <= 4096 else 4
+        inputs = [random(batch.capacity, 3 * width, "f16") for _ in range(copies)]
+        outs = [poisoned(batch.capacity, width, "f16") for _ in range(copies)]
+        if in_cache:
+            inputs, outs = inputs[:1] * copies, outs[:1] * copies
+        flops = sum(4 * heads * n * n * dim for n in lengths)
+        row = {"shape": shape, "head_dim": dim, "in_cache": in_cache, "us": {}}
+        for variant in variants:
+            m = attention_macros("f16", variant, heads, dim)
+            kernel = nvrtc.Kernel(attention_file(m), m)
+            work, items = batch.work(query_block(m))
+            grid, block, shared = attention_launch(m, heads, items)
+            counts = batch.counts(items)
+            for pdl in (False, True):
 
                 def call():
-                    for q, k, v in dense:
-                        torch.nn.functional.scaled_dot_product_attention(q, k, v)
+                    for x, y in zip(inputs, outs):
+                        parts = [x[:, i * width :] for i in range(3)]
+                        arguments = [y, *parts, batch.cu_seqlens, work, None, dim**-0.5, counts]
+                        kernel(grid, block, shared, arguments, pdl=pdl)
 
-                row["us"]["torch"] = microseconds(call, copies)
-            best = min(row["us"].values())
-            row["best_tflops"] = flops / best / 1e6
-            results["attention"].append(row)
-            line = ", ".join(f"{name} {us:.2f}" for name, us in row["us"].items())
-            print(f"attention {shape} hd {dim} (best {row['best_tflops']:.0f} TFLOP/s): {line}", flush=True)
+                row["us"][variant + (" pdl" if pdl else "")] = microseconds(call, copies)
+        if len(set(lengths)) == 1:
+            b, s = len(lengths), lengths[0]
+            dense = [torch.randn(3, b, heads, s, dim, device="cuda", dtype=torch.float16) for _ in range(copies)]
+            if in_cache:
+                dense = dense[:1] * copies
+
+            def call():
+                for q, k, v in dense:
+                    torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+            row["us"]["torch"] = microseconds(call, copies)
+        best = min(us for name, us in row["us"].items() if name != "torch")
+        row["best_tflops"] = flops / best / 1e6
+        results["attention"].append(row)
+        line = ", ".join(f"{name} {us:.2f}" for name, us in row["us"].items())
+        where = ", in cache" if in_cache else ""
+        print(f"attention {shape} hd {dim}{where} (best {row['best_tflops']:.0f} TFLOP/s): {line}", flush=True)
 
 
 def time_gemm(results):
@@ -672,6 +691,20 @@ def time_rows(results):
                     kernel(min(-(-tokens // rows), most), 32 * rows, 0, arguments, pdl=True)
 
             us[f"{rows} rows{', at most %d blocks' % most if most < 10**9 else ''}"] = microseconds(call, copies)
+        m = row_macros("f16", 768, RESIDUAL=0)
+        kernel = nvrtc.Kernel("layer_norm.cu", m)
+
+        def call():
+            for i in range(copies):
+                kernel(-(-tokens // 4), 128, 0, [y[i], x[i], None, gamma, beta, 1e-12, counts], pdl=True)
+
+        us["no residual"] = microseconds(call, copies)
+
+        def call():
+            for i in range(copies):
+                kernel(-(-tokens // 4), 128, 0, [y[0], x[0], None, gamma, beta, 1e-12, counts], pdl=True)
+
+        us["no residual, in cache"] = microseconds(call, copies)
         g, b = gamma.half(), beta.half()
 
         def call():
@@ -695,6 +728,59 @@ def time_rows(results):
         print(f"rows {tokens}: " + ", ".join(f"{key} {value:.2f}" for key, value in us.items()), flush=True)
 
 
+def time_f32(results):
+    import torch
+
+    for n, k in [(2304, 768), (768, 3072)]:
+        for tokens, tiles in [(128, ["32x32/4", "64x64"]), (4224, ["128x128", "64x64"])]:
+            batch = Batch([tokens])
+            counts, us = batch.counts(), {}
+            x, w = [random(batch.capacity, k, "f32") for _ in range(4)], [random(n, k, "f32") for _ in range(4)]
+            y, bias = [poisoned(batch.capacity, n, "f32") for _ in range(4)], torch.randn(n, device="cuda")
+            for tile in tiles:
+                m = f32_macros(tile, n, k, BIAS=1)
+                kernel = nvrtc.Kernel("gemm_f32.cu", m)
+                grid, block, shared = f32_launch(m, tokens)
+
+                def call():
+                    for i in range(4):
+                        kernel(grid, block, shared, [y[i], x[i], w[i], bias, None, counts], pdl=True)
+
+                us[tile] = microseconds(call, 4)
+            views = [(a[:tokens], b[:tokens]) for a, b in zip(x, y)]
+
+            def call():
+                for i, (a, b) in enumerate(views):
+                    torch.mm(a, w[i].t(), out=b)
+
+            us["torch mm"] = microseconds(call, 4)
+            results["gemm_f32"].append({"tokens": tokens, "n": n, "k": k, "us": us})
+            print(f"gemm f32 {n}x{k} {tokens}: " + ", ".join(f"{key} {value:.2f}" for key, value in us.items()), flush=True)
+    for shape in ("1x128", "32x128"):
+        batch, m = Batch(TIMED[shape][0]), attention_macros("f32", "", 12, 64)
+        work, items = batch.work(32)
+        counts, us = batch.counts(items), {}
+        inputs, outs = ([random(batch.capacity, width, "f32") for _ in range(4)] for width in (2304, 768))
+        kernel = nvrtc.Kernel("attention_f32.cu", m)
+        grid, block, shared = attention_launch(m, 12, items)
+
+        def call():
+            for x, y in zip(inputs, outs):
+                parts = [x[:, i * 768 :] for i in range(3)]
+                kernel(grid, block, shared, [y, *parts, batch.cu_seqlens, work, None, 0.125, counts], pdl=True)
+
+        us["kernel"] = microseconds(call, 4)
+        dense = [torch.randn(3, batch.sequences, 12, max(batch.lengths), 64, device="cuda") for _ in range(4)]
+
+        def call():
+            for q, k, v in dense:
+                torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+        us["torch"] = microseconds(call, 4)
+        results["attention_f32"].append({"shape": shape, "us": us})
+        print(f"attention f32 {shape}: " + ", ".join(f"{key} {value:.2f}" for key, value in us.items()), flush=True)
+
+
 def time_variants():
     """What `time` compiles, for filling a cache."""
     for dim, shapes in ((64, TIMED), (32, ["1x128", "32x128", "32x384"])):
@@ -705,8 +791,12 @@ def time_variants():
     for n, k, act in [(2304, 768, 0), (768, 768, 0), (3072, 768, 3), (768, 3072, 0)]:
         for tile in MMA_TILES:
             yield "gemm_mma.cu", mma_macros("f16", tile, n, k, BIAS=1, ACTIVATION=act)
+    for n, k in [(2304, 768), (768, 3072)]:
+        for tile in F32_TILES:
+            yield "gemm_f32.cu", f32_macros(tile, n, k, BIAS=1)
     for rows in (1, 4, 8):
         yield "layer_norm.cu", {**row_macros("f16", 768, RESIDUAL=1), "ROWS": rows}
+    yield "layer_norm.cu", row_macros("f16", 768, RESIDUAL=0)
     yield "embedding.cu", row_macros("f16", 768, TABLES=3, LAYER_NORM=1, POSITIONS=-1, POSITION_OFFSET=2)
 
 
@@ -715,12 +805,14 @@ def time_all(path):
 
     torch.manual_seed(2)
     results = {"card": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-               "command": "python bench/gpu/portable.py time", "attention": [], "gemm": [], "rows": []}  # fmt: skip
+               "command": "python bench/gpu/portable.py time", "attention": [], "gemm": [], "rows": [],
+               "gemm_f32": [], "attention_f32": []}  # fmt: skip
     try:
         with torch.inference_mode():
             time_attention(results)
             time_rows(results)
             time_gemm(results)
+            time_f32(results)
     finally:
         with open(path, "w") as out:
             json.dump(results, out, indent=1)
@@ -772,7 +864,7 @@ def main():
     if command == "compile":
         good = compile_all(sys.argv[2:] or ["75", "80", "86", "89", "90a", "120"])
     elif command == "check":
-        good = check(sys.argv[2]) if len(sys.argv) > 2 else check_all()
+        good = check(*sys.argv[2:4]) if len(sys.argv) > 2 else check_all()
     elif command == "time":
         time_all(sys.argv[2])
         good = True

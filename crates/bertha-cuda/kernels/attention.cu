@@ -14,7 +14,8 @@
 //   ONLINE 0: the sequence is no longer than KEYS; k and v are loaded at once, the maximum of a row is known before the
 //     first exponential, nothing is rescaled. ONLINE 1: any length, KEYS at a time in two buffers; sums are rescaled
 //     when the maximum of a row grows.
-//   WARPS_K > 1 (for few sequences): the warps' maxima, sums and results meet in shared memory and are merged in order.
+//   WARPS_K > 1 (for few sequences): the warps' maxima, sums and results meet in shared memory; each warp merges some of
+//     the columns, the parts in order.
 // exp(x) is 2^(x log2 e) with the factor folded into the scale. Row sums are of the unrounded exponentials.
 // Shared rows are HEAD_DIM rounded up to 16 plus 8 elements: an odd number of 16-byte chunks, so that the eight rows of
 // an ldmatrix lie in different banks without a swizzle, and every address is a base plus a constant. Keys beyond the
@@ -30,7 +31,7 @@
 // Dynamic shared memory, with R = 2 * (HEAD_DIM rounded up to 16, + 8) bytes:
 //   QUERIES * R + BUFFERS * 2 * KEYS * R, BUFFERS = 1 + ONLINE
 //   + RELATIVE_BIAS * 4 * (LONGEST + QUERIES), LONGEST = BIAS_MAX rounded up to 16 if ONLINE, else KEYS
-//   but with WARPS_K > 1 at least QUERIES * R + (WARPS_K - 1) * WARPS_Q * 128 * ROW_TILES * (HEAD_DIM16 / 2 + 4).
+//   but with WARPS_K > 1 at least QUERIES * R + WARPS_K * WARPS_Q * 128 * ROW_TILES * (HEAD_DIM16 / 2 + 4).
 // `scale` must be positive.
 // Intensity: 4 * HEAD_DIM operations a score and one exponential; k and v are read from memory once per block of
 //   queries, q and out once.
@@ -65,14 +66,27 @@ struct Rows {
     float sum[ROW_TILES][2];  // of this lane's columns only
 };
 
-// Copies `rows` rows of one head to shared memory, and zeros up to a multiple of UNIT rows.
-template <int UNIT> DEVICE void copy_rows(u32 to, const Element *from, int stride, int rows) {
+// Copies `rows` rows (at most LIMIT) of one head to shared memory, and zeros up to a multiple of UNIT rows.
+template <int LIMIT, int UNIT, int STRIDE> DEVICE void copy_rows(u32 to, const Element *from, int rows) {
     const int padded = (rows + UNIT - 1) / UNIT * UNIT;
-    for (int chunk = threadIdx.x; chunk < padded * CHUNKS; chunk += THREADS) {
-        int r = chunk / CHUNKS, c = chunk % CHUNKS;
-        bool valid = r < rows && (HEAD_DIM == DIM || c * 8 < HEAD_DIM);
-        const Element *source = valid ? from + (size_t)r * stride + c * 8 : from;
-        copy_async(to + r * ROW + c * 16, source, valid);
+    const int r0 = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS;
+    if (THREADS % CHUNKS == 0 && HEAD_DIM == DIM) {
+        // A thread keeps its column: all addresses are constants away from two.
+        const int step = THREADS / CHUNKS;
+        const Element *source = from + (size_t)r0 * STRIDE + c * 8;
+        to += r0 * ROW + c * 16;
+#pragma unroll
+        for (int i = 0; i < (LIMIT + step - 1) / step; i++) {
+            const int r = r0 + i * step;
+            if (r < padded) copy_async(to + i * step * ROW, source + (size_t)i * step * STRIDE, r < rows);
+        }
+    } else {
+        for (int chunk = threadIdx.x; chunk < padded * CHUNKS; chunk += THREADS) {
+            const int row = chunk / CHUNKS, column = chunk % CHUNKS;
+            const bool valid = row < rows && column * 8 < HEAD_DIM;
+            const Element *source = valid ? from + (size_t)row * STRIDE + column * 8 : from;
+            copy_async(to + row * ROW + column * 16, source, valid);
+        }
     }
 }
 
@@ -113,6 +127,7 @@ DEVICE void multiply_keys(float (&scores)[ROW_TILES][KEY_TILES][4], const u32 (&
 DEVICE void finish_scores(float (&scores)[ROW_TILES][KEY_TILES][4], int warp_q, int warp_k, int left, float factor,
                           const float *bias) {
     const int lane = threadIdx.x % 32;
+    if (!RELATIVE_BIAS && left >= KEYS) return;
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) {
         const int first = (g * WARPS_K + warp_k) * 16;
@@ -220,49 +235,72 @@ DEVICE void multiply_values(Rows &rows, const float (&p)[ROW_TILES][KEY_TILES][4
     }
 }
 
-// Merges what the warps of the same queries have found into the one with warp_k 0. All threads call it; k and v are
-// no longer needed.
-DEVICE void merge_warps(Rows &rows, int warp_q, int warp_k, unsigned char *area) {
-    const int values = ROW_TILES * (DIM_TILES * 4 + 4);
-    float *of_warps = reinterpret_cast<float *>(area) + warp_q * 32 + threadIdx.x % 32;
+// Sums of all four lanes of a row, from those of each.
+DEVICE void add_lanes(Rows &rows) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; r++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float &sum = rows.sum[r][h];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        }
+    }
+}
+
+// Merges what the warps of the same queries have found and writes it: warp w has every WARPS_K-th tile of 8 columns,
+// from w on, and adds the warps' parts in order. All threads call it; k and v are no longer needed.
+DEVICE void merge_and_store(Rows &rows, Element *out, int warp_q, int warp_k, int count, unsigned char *area) {
+    const int values = ROW_TILES * (DIM_TILES * 4 + 4), lane = threadIdx.x % 32;
+    float *of_warps = reinterpret_cast<float *>(area) + warp_q * 32 + lane;
     const int step = 32 * WARPS_Q;  // from one value of a lane to its next
+    add_lanes(rows);
     __syncthreads();
-    if (warp_k > 0) {
-        float *to = of_warps + (warp_k - 1) * values * step;
+    float *to = of_warps + warp_k * values * step;
 #pragma unroll
-        for (int r = 0; r < ROW_TILES; r++) {
+    for (int r = 0; r < ROW_TILES; r++) {
 #pragma unroll
-            for (int h = 0; h < 2; h++, to += 2 * step) to[0] = rows.max[r][h], to[step] = rows.sum[r][h];
+        for (int h = 0; h < 2; h++, to += 2 * step) to[0] = rows.max[r][h], to[step] = rows.sum[r][h];
 #pragma unroll
-            for (int d = 0; d < DIM_TILES; d++) {
+        for (int d = 0; d < DIM_TILES; d++) {
 #pragma unroll
-                for (int e = 0; e < 4; e++, to += step) *to = rows.result[r][d][e];
-            }
+            for (int e = 0; e < 4; e++, to += step) *to = rows.result[r][d][e];
         }
     }
     __syncthreads();
-    if (warp_k > 0) return;
 #pragma unroll
-    for (int w = 0; w < WARPS_K - 1; w++) {
-        const float *from = of_warps + w * values * step;
+    for (int r = 0; r < ROW_TILES; r++) {
+        const float *from = of_warps + r * (DIM_TILES * 4 + 4) * step;
+        float weight[2][WARPS_K];
 #pragma unroll
-        for (int r = 0; r < ROW_TILES; r++) {
-            float mine[2], theirs[2];
+        for (int h = 0; h < 2; h++) {
+            // Warp 0 has the first key, so this is finite; a warp without keys has -infinity and weighs nothing.
+            float top = from[2 * h * step], sum = 0.0f;
 #pragma unroll
-            for (int h = 0; h < 2; h++, from += 2 * step) {
-                // Warp 0 has the first key, so its maximum is finite; a warp without keys has -infinity and weighs 0.
-                const float top = fmaxf(rows.max[r][h], from[0]);
-                mine[h] = exp2_approx(rows.max[r][h] - top);
-                theirs[h] = exp2_approx(from[0] - top);
-                rows.max[r][h] = top;
-                rows.sum[r][h] = fmaf(from[step], theirs[h], rows.sum[r][h] * mine[h]);
+            for (int w = 1; w < WARPS_K; w++) top = fmaxf(top, from[(w * values + 2 * h) * step]);
+#pragma unroll
+            for (int w = 0; w < WARPS_K; w++) {
+                weight[h][w] = exp2_approx(from[(w * values + 2 * h) * step] - top);
+                sum = fmaf(from[(w * values + 2 * h + 1) * step], weight[h][w], sum);
             }
 #pragma unroll
-            for (int d = 0; d < DIM_TILES; d++) {
+            for (int w = 0; w < WARPS_K; w++) weight[h][w] /= sum;
+        }
 #pragma unroll
-                for (int e = 0; e < 4; e++, from += step) {
-                    rows.result[r][d][e] = fmaf(*from, theirs[e / 2], rows.result[r][d][e] * mine[e / 2]);
+        for (int i = 0; i < (DIM_TILES + WARPS_K - 1) / WARPS_K; i++) {
+            const int d = i * WARPS_K + warp_k;
+            if (d * 8 >= HEAD_DIM) break;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float x = 0.0f, y = 0.0f;
+#pragma unroll
+                for (int w = 0; w < WARPS_K; w++) {
+                    const float *part = from + (w * values + 4 + d * 4 + 2 * h) * step;
+                    x = fmaf(part[0], weight[h][w], x);
+                    y = fmaf(part[step], weight[h][w], y);
                 }
+                const int row = r * 16 + h * 8 + lane / 4;
+                if (row < count) store_pair(out + (size_t)row * OUT_STRIDE + d * 8 + lane % 4 * 2, x, y);
             }
         }
     }
@@ -271,14 +309,12 @@ DEVICE void merge_warps(Rows &rows, int warp_q, int warp_k, unsigned char *area)
 // Divides by the sums and writes the warp's rows, through its own rows of q in shared memory: 16 bytes a lane.
 DEVICE void store_results(Rows &rows, Element *out, unsigned char *q_rows, int count) {
     const int lane = threadIdx.x % 32;
+    add_lanes(rows);
 #pragma unroll
     for (int r = 0; r < ROW_TILES; r++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            float sum = rows.sum[r][h];
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            const float inverse = 1.0f / sum;
+            const float inverse = 1.0f / rows.sum[r][h];
             unsigned char *to = q_rows + (r * 16 + h * 8 + lane / 4) * ROW + lane % 4 * 4;
 #pragma unroll
             for (int d = 0; d < DIM_TILES; d++) {
@@ -326,10 +362,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
     wait_for_predecessor();
     release_successor();
-    copy_rows<16>(q_rows, q + (size_t)(first + first_query) * Q_STRIDE + head * HEAD_DIM, Q_STRIDE, queries);
-    copy_rows<STRIPE_KEYS>(buffers, k, K_STRIDE, min(KEYS, length));
+    q += (size_t)(first + first_query) * Q_STRIDE + head * HEAD_DIM;
+    copy_rows<QUERIES, 16, Q_STRIDE>(q_rows, q, queries);
+    copy_rows<KEYS, STRIPE_KEYS, K_STRIDE>(buffers, k, min(KEYS, length));
     commit_copies();
-    copy_rows<STRIPE_KEYS>(buffers + KEYS * ROW, v, V_STRIDE, min(KEYS, length));
+    copy_rows<KEYS, STRIPE_KEYS, V_STRIDE>(buffers + KEYS * ROW, v, min(KEYS, length));
     commit_copies();
 
     Rows rows;
@@ -366,7 +403,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         const int left = length - start;
         const u32 keys = buffers + turn * BUFFER_BYTES, next = buffers + (turn ^ 1) * BUFFER_BYTES;
         const int following = min(KEYS, left - KEYS);
-        if (following > 0) copy_rows<STRIPE_KEYS>(next, k + (size_t)(start + KEYS) * K_STRIDE, K_STRIDE, following);
+        if (following > 0) copy_rows<KEYS, STRIPE_KEYS, K_STRIDE>(next, k + (size_t)(start + KEYS) * K_STRIDE, following);
         commit_copies();
         const bool busy = own > 0 && warp_k * 16 < left;
         if (busy) {
@@ -376,7 +413,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         }
         wait_copies<1>();
         __syncthreads();
-        if (following > 0) copy_rows<STRIPE_KEYS>(next + KEYS * ROW, v + (size_t)(start + KEYS) * V_STRIDE, V_STRIDE, following);
+        if (following > 0) {
+            copy_rows<KEYS, STRIPE_KEYS, V_STRIDE>(next + KEYS * ROW, v + (size_t)(start + KEYS) * V_STRIDE, following);
+        }
         commit_copies();
         if (busy) multiply_values(rows, scores, keys + KEYS * ROW, warp_k, left);
         wait_copies<1>();
@@ -395,10 +434,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     if (busy) multiply_values(rows, scores, buffers + KEYS * ROW, warp_k, length);
 #endif
 
-    if (WARPS_K > 1) merge_warps(rows, warp_q, warp_k, shared + QUERIES * ROW);
-    if (warp_k == 0 && own > 0) {
-        const int offset = warp_q * 16 * ROW_TILES;
-        out += (size_t)(first + first_query + offset) * OUT_STRIDE + head * HEAD_DIM;
+    const int offset = warp_q * 16 * ROW_TILES;
+    out += (size_t)(first + first_query + offset) * OUT_STRIDE + head * HEAD_DIM;
+    if (WARPS_K > 1) {
+        merge_and_store(rows, out, warp_q, warp_k, own, shared + QUERIES * ROW);
+    } else if (own > 0) {
         store_results(rows, out, shared + offset * ROW, own);
     }
 }

@@ -4,20 +4,23 @@
 // A block has one head and QUERIES = 64 * WARPGROUPS queries of one sequence, a warpgroup 64 of them: a warp has 16 rows,
 // a thread two of them and every fourth pair of columns. Scores q k^T are one product of 64 x WIDTH from shared memory;
 // rounded to Element they are the left operand of the product with v straight from registers.
-//   ONLINE 0: the sequence is no longer than KEYS; k and v are loaded at once, and WIDTH is the length rounded up to a
-//     quarter of KEYS: a short sequence costs its own length. ONLINE 1: any length, KEYS at a time in two buffers, sums
-//     rescaled when the maximum of a row grows.
-// Several blocks fit a multiprocessor: one computes exponentials while another multiplies and a third loads.
+//   BLOCKS 1: the sequence is no longer than KEYS, and WIDTH is the length rounded up to a quarter of KEYS: a short
+//     sequence costs its own length. BLOCKS 2 .. 8: no longer than BLOCKS * KEYS; sums are rescaled when the maximum of
+//     a row grows from one block of keys to the next. In both, all of k and v stays in shared memory and each block of
+//     keys has its own barrier, so that warpgroups never wait for each other: one computes exponentials while another
+//     multiplies. BLOCKS 0: any length, KEYS at a time in two buffers that all warpgroups share in step.
+// Several blocks fit a multiprocessor: one loads while another computes.
 // Shared rows have HEAD_DIM elements, 128 or 64 bytes, in the swizzle of that width: chunk c of 16 bytes of row r at
 // c ^ (r mod 8) or c ^ (r / 2 mod 4). Keys beyond the end, up to WIDTH, are zeros there.
 // All threads load, by cp.async; batch, work list and cu_seqlens are read before the predecessor has ended.
 //
-// Macros: ELEMENT_F16 | ELEMENT_BF16; HEAD_DIM 32 | 64; KEYS 32 (ONLINE 0 only) | 64 | 128 | 192 (ONLINE 1 only) | 256 (ONLINE 0
-//   only); WARPGROUPS 1 .. 3; ONLINE 0 | 1; BLOCKS_PER_SM (default 1) as far as registers allow: 128 keys take 128
-//   registers, so 4 / WARPGROUPS; RELATIVE_BIAS 0 | 1, BIAS_MAX; Q_STRIDE, K_STRIDE, V_STRIDE, OUT_STRIDE, multiples of 8.
+// Macros: ELEMENT_F16 | ELEMENT_BF16; HEAD_DIM 32 | 64; KEYS 64 | 128, with BLOCKS 1 also 32, 256; BLOCKS 0 .. 8;
+//   WARPGROUPS 1 .. 4; BLOCKS_PER_SM (default 1) as far as registers allow: with 128 keys and BLOCKS > 0 a thread has
+//   128, so 4 / WARPGROUPS; RELATIVE_BIAS 0 | 1, BIAS_MAX; Q_STRIDE, K_STRIDE, V_STRIDE, OUT_STRIDE, multiples of 8.
 // Block: 128 * WARPGROUPS threads. Grid: x = heads, y = capacity in work items (of QUERIES queries).
-// Dynamic shared memory, with R = 2 * HEAD_DIM: 1024 + QUERIES * R + (1 + ONLINE) * 2 * KEYS * R bytes,
-//   + RELATIVE_BIAS * 4 * (LONGEST + QUERIES), LONGEST = BIAS_MAX rounded up to 64 if ONLINE, else KEYS.
+// Dynamic shared memory, with R = 2 * HEAD_DIM: 1024 + QUERIES * R + (BLOCKS or 2) * 2 * KEYS * R bytes,
+//   + RELATIVE_BIAS * 4 * (LONGEST + QUERIES), LONGEST = BLOCKS * KEYS, or BIAS_MAX rounded up to 64 with BLOCKS 0.
+//   128 queries and 3 blocks of 128 keys with heads of 64 just fit twice into a multiprocessor.
 // `scale` must be positive.
 // Intensity: 4 * HEAD_DIM operations a score and one exponential: at HEAD_DIM 64 the matrix units and the special
 //   function units take the same time, 512 cycles for 64 x 128 scores.
@@ -35,12 +38,15 @@ static const int QUERIES = 64 * WARPGROUPS;
 static const int ROW = 2 * HEAD_DIM;     // bytes of a shared row
 static const int CHUNKS = HEAD_DIM / 8;  // of a row
 static const int DIM_TILES = HEAD_DIM / 8;
-#define BUFFER_BYTES (2 * KEYS * ROW)  // k, then v
+#define BUFFER_BYTES (2 * KEYS * ROW)                // k, then v, of one block of keys
+#define BUFFERS (BLOCKS > 0 ? BLOCKS : 2)
+#define ONLINE (BLOCKS != 1)
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
 static_assert(HEAD_DIM == 32 || HEAD_DIM == 64, "the swizzle knows these");
 
-extern __shared__ unsigned char unaligned[];
+// First the barriers of the key blocks' k and v (BLOCKS > 0), from byte 1024 on q, then the key blocks.
+extern __shared__ __align__(1024) unsigned char shared[];
 
 // What a thread knows of its two rows, g and g + 8 of the warp's sixteen, with g = lane / 4.
 struct Rows {
@@ -69,8 +75,13 @@ template <int LIMIT, int STRIDE> DEVICE void copy_rows(u32 to, const Element *fr
 #pragma unroll
     for (int i = 0; i < (LIMIT + step - 1) / step; i++) {
         const int r = r0 + i * step;
-        if (r < padded) copy_async(to + i * step * ROW, r < rows ? source + (size_t)i * step * STRIDE : from, r < rows);
+        if (r < padded) copy_async(to + i * step * ROW, source + (size_t)i * step * STRIDE, r < rows);
     }
+}
+
+// Arrives at `barrier` when this thread's copies so far have.
+DEVICE void announce_copies(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 // Waits for all but the last PENDING groups of copies, and makes them visible to the matrix units of all warps.
@@ -99,21 +110,19 @@ DEVICE void multiply_values(float (&d)[DIM_TILES * 4], u32 a0, u32 a1, u32 a2, u
 // the entry for key 0 of the buffer and this thread's first row.
 template <int WIDTH> DEVICE void finish_scores(float (&s)[WIDTH / 2], int left, float factor, const float *bias) {
     const int column = threadIdx.x % 4 * 2;
+#if RELATIVE_BIAS
 #pragma unroll
     for (int n = 0; n < WIDTH / 8; n++) {
-#if RELATIVE_BIAS
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             s[4 * n + e] = fmaf(s[4 * n + e], factor, bias[n * 8 + column + e % 2 - e / 2 * 8]);
         }
+    }
 #endif
-        // Only the last quarter of KEYS can reach beyond the end.
-        if (n * 8 + 8 > left) {
+    if (left >= WIDTH) return;
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                if (n * 8 + column + e % 2 >= left) s[4 * n + e] = MINUS_INFINITY;
-            }
-        }
+    for (int i = 0; i < WIDTH / 2; i++) {
+        if (i / 4 * 8 + column + i % 2 >= left) s[i] = MINUS_INFINITY;
     }
 }
 
@@ -156,23 +165,28 @@ template <int WIDTH> DEVICE void exponentiate(float (&s)[WIDTH / 2], Rows &rows,
     }
 }
 
-// Where the key block of a turn lies, and how the next one is fetched meanwhile.
+// Where the key block of a turn lies, and how the next one is fetched meanwhile (BLOCKS 0).
 struct Turn {
+    u32 barrier;                     // of k; that of v follows
     u32 keys, next;                  // buffers
     const Element *next_k, *next_v;  // their rows in memory
     int left, following;             // keys from here on; keys of the next turn
 };
 
 DEVICE int padded_width(int keys) {
-    const int unit = ONLINE ? KEYS : KEYS < 128 ? 32 : KEYS / 4;
+    const int unit = BLOCKS != 1 ? KEYS : KEYS < 128 ? 32 : KEYS / 4;
     return min(KEYS, (keys + unit - 1) / unit * unit);
 }
 
-// One block of keys, of which the first WIDTH take part. All threads of the block call it, with the same WIDTH.
+// One block of keys, of which the first WIDTH take part. With BLOCKS 0 all threads of the block call it.
 template <int WIDTH>
 DEVICE void take_keys(Rows &rows, u32 q_rows, const Turn &turn, bool busy, float factor, const float *bias) {
     float s[WIDTH / 2];
     if (busy) {
+#if BLOCKS > 0
+        hopper::barrier_wait(turn.barrier, 0);
+        hopper::fence_async_proxy();
+#endif
         hopper::fence_registers(s);
         hopper::wgmma_fence();
         const u64 q = descriptor(q_rows), k = descriptor(turn.keys);
@@ -184,9 +198,13 @@ DEVICE void take_keys(Rows &rows, u32 q_rows, const Turn &turn, bool busy, float
         finish_scores<WIDTH>(s, turn.left, factor, bias);
         exponentiate<WIDTH>(s, rows, factor);
     }
-    // v has arrived; every warp has read q for the last time in a single pass.
-    arrive<ONLINE>();
-#if ONLINE
+#if BLOCKS > 0
+    if (busy) {
+        hopper::barrier_wait(turn.barrier + 8, 0);
+        hopper::fence_async_proxy();
+    }
+#else
+    arrive<1>();  // v
     if (turn.following > 0) {
         copy_rows<KEYS, V_STRIDE>(turn.next + KEYS * ROW, turn.next_v, turn.following, padded_width(turn.following));
     }
@@ -215,7 +233,7 @@ DEVICE void take_some_keys(Rows &rows, u32 q_rows, const Turn &turn, bool busy, 
         take_keys<KEYS>(rows, q_rows, turn, busy, factor, bias);
         return;
     }
-#if ONLINE
+#if BLOCKS != 1
     // The only width.
 #elif KEYS == 64
     take_keys<32>(rows, q_rows, turn, busy, factor, bias);
@@ -280,14 +298,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     const int first_query = item.y * QUERIES, queries = min(QUERIES, length - first_query);
     const int warp = threadIdx.x / 32;
     const float factor = scale * 1.44269504f;
-    const u32 q_rows = (shared_address(unaligned) + 1023) & ~1023u, buffers = q_rows + QUERIES * ROW;
+    const u32 barriers = shared_address(shared), q_rows = barriers + 1024, buffers = q_rows + QUERIES * ROW;
     k += (size_t)first * K_STRIDE + head * HEAD_DIM;
     v += (size_t)first * V_STRIDE + head * HEAD_DIM;
 
     const float *row_bias = nullptr;
 #if RELATIVE_BIAS
     // Entry i of the shared slice is for j - i = i - (QUERIES - 1), counted from the block's first query.
-    float *slice = reinterpret_cast<float *>(unaligned + (buffers + (1 + ONLINE) * BUFFER_BYTES - shared_address(unaligned)));
+    float *slice = reinterpret_cast<float *>(shared + 1024 + QUERIES * ROW + BUFFERS * BUFFER_BYTES);
     const float *table = bias + head * (2 * BIAS_MAX - 1) + BIAS_MAX - 1 - first_query - (QUERIES - 1);
     for (int i = threadIdx.x; i < length + QUERIES - 1; i += THREADS) {
         // Queries beyond the sequence would ask for distances that the table does not have.
@@ -297,15 +315,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     row_bias = slice + QUERIES - 1 - (warp * 16 + threadIdx.x % 32 / 4);
 #endif
 
+#if BLOCKS > 0
+    if (threadIdx.x < 2 * BLOCKS) hopper::barrier_init(barriers + 8 * threadIdx.x, THREADS);
+    if (threadIdx.x < 32) hopper::barrier_init_fence();
+    __syncthreads();
+#endif
     wait_for_predecessor();
     release_successor();
-    const int now = min(KEYS, length);
     q += (size_t)(first + first_query) * Q_STRIDE + head * HEAD_DIM;
     copy_rows<QUERIES, Q_STRIDE>(q_rows, q, queries, (queries + 63) & ~63);
-    copy_rows<KEYS, K_STRIDE>(buffers, k, now, padded_width(now));
-    commit_copies();
-    copy_rows<KEYS, V_STRIDE>(buffers + KEYS * ROW, v, now, padded_width(now));
-    commit_copies();
+    for (int block = 0; block < (BLOCKS > 0 ? BLOCKS : 1); block++) {
+        const int keys = min(KEYS, length - block * KEYS);
+        if (keys <= 0) break;
+        const u32 to = buffers + block * BUFFER_BYTES;
+        copy_rows<KEYS, K_STRIDE>(to, k + (size_t)block * KEYS * K_STRIDE, keys, padded_width(keys));
+        if (BLOCKS > 0) announce_copies(barriers + 16 * block);
+        commit_copies();
+        copy_rows<KEYS, V_STRIDE>(to + KEYS * ROW, v + (size_t)block * KEYS * V_STRIDE, keys, padded_width(keys));
+        if (BLOCKS > 0) announce_copies(barriers + 16 * block + 8);
+        commit_copies();
+    }
 
     Rows rows;
 #pragma unroll
@@ -315,11 +344,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
     const bool busy = warp / 4 * 64 < queries;  // the whole warpgroup
     const u32 own_q = q_rows + warp / 4 * 64 * ROW;
+    Turn turn;
+#if BLOCKS > 0
+    if (!busy) {
+        wait_copies<0>();
+        return;
+    }
+    turn.next = buffers, turn.next_k = k, turn.next_v = v, turn.following = 0;
+    for (int block = 0; BLOCKS == 1 ? block < 1 : block * KEYS < length; block++) {
+        turn.barrier = barriers + 16 * block, turn.keys = buffers + block * BUFFER_BYTES;
+        turn.left = length - block * KEYS;
+        take_some_keys(rows, own_q, turn, true, factor, row_bias + block * KEYS);
+    }
+    // Every warp of the warpgroup has read its q: the rows become those of the results.
+    hopper::named_barrier(1 + warp / 4, 128);
+#else
     arrive<1>();
-#if ONLINE
     // Groups of copies in flight at the top of each turn: v of this turn.
     for (int start = 0, buffer = 0; start < length; start += KEYS, buffer ^= 1) {
-        Turn turn;
         turn.keys = buffers + buffer * BUFFER_BYTES, turn.next = buffers + (buffer ^ 1) * BUFFER_BYTES;
         turn.next_k = k + (size_t)(start + KEYS) * K_STRIDE, turn.next_v = v + (size_t)(start + KEYS) * V_STRIDE;
         turn.left = length - start, turn.following = min(KEYS, turn.left - KEYS);
@@ -328,12 +370,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         take_some_keys(rows, own_q, turn, busy, factor, row_bias + start);
         arrive<1>();
     }
-    wait_copies<0>();
-#else
-    Turn turn;
-    turn.keys = turn.next = buffers, turn.next_k = k, turn.next_v = v, turn.left = length, turn.following = 0;
-    take_some_keys(rows, own_q, turn, busy, factor, row_bias);
 #endif
+    wait_copies<0>();
 
     const int own = queries - warp * 16;
     if (own > 0) {

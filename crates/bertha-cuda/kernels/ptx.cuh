@@ -20,7 +20,8 @@ DEVICE void store_shared(u32 address, uint4 v) {
                  : "memory");
 }
 
-// Copies 16 bytes from global to shared memory, or writes zeros when `valid` is false (then `source` is not read).
+// Copies 16 bytes from global to shared memory, or writes zeros when `valid` is false (then `source` is not read and may
+// point anywhere).
 DEVICE void copy_async(u32 destination, const void *source, bool valid = true) {
 #if __CUDA_ARCH__ >= 800
     int bytes = valid ? 16 : 0;
