@@ -1,4 +1,4 @@
-//! `attention.cu` and `attention_f32.cu`: which variant for which batch.
+//! `attention.cu`, `attention_sm90a.cu` and `attention_f32.cu`: which variant for which batch.
 
 use crate::arch::Arch;
 
@@ -42,31 +42,34 @@ impl Variant {
         if self.warps_k == 1 {
             return tiles;
         }
-        let merged = (self.warps_k - 1) * self.warps_q * 128 * self.row_tiles * (dim / 2 + 4);
+        let merged = self.warps_k * self.warps_q * 128 * self.row_tiles * (dim / 2 + 4);
         tiles.max(self.queries() * row + merged)
     }
 }
 
-/// The variant for a setting: the whole sequence at once where registers and shared memory hold it, and queries split
-/// finely while there are fewer blocks than multiprocessors.
+/// The variant for a setting. Queries are split finely while there are fewer blocks than multiprocessors; the whole
+/// sequence is taken at once where registers hold its scores and nothing is won by going through it in parts (measured
+/// on an H100: up to 128 keys a warp); beyond 256 keys, two tiles of queries a warp share what it reads of the keys.
 fn variant(step: &Attention, setting: &Setting) -> Variant {
     let few_blocks =
         |queries: usize| setting.tokens.div_ceil(queries) * step.heads < setting.planned_multiprocessors;
     // Scores that a thread keeps are keys of one warp over two; wide heads need the registers for their results.
     let most_keys = if step.head_dim > 64 { 128 } else { 256 };
-    let whole = setting.longest.min(most_keys).next_multiple_of(16);
     let mut variants = Vec::new();
-    for (row_tiles, warps_q, warps_k) in [(1, 1, 4), (1, 2, 2), (1, 4, 1)] {
+    for (row_tiles, warps_q, warps_k) in [(1, 1, 4), (1, 2, 2), (2, 4, 1), (1, 4, 1)] {
         if warps_k > 1 && !few_blocks(32 * warps_q) {
             continue;
         }
-        if setting.longest <= most_keys {
-            let keys = whole.next_multiple_of(16 * warps_k);
+        let tall = row_tiles > 1;
+        if tall && (setting.longest <= 256 || step.head_dim > 64 || few_blocks(128)) {
+            continue;
+        }
+        if !tall && setting.longest <= most_keys.min(128 * warps_k) {
+            let keys = setting.longest.next_multiple_of(16 * warps_k);
             variants.push(Variant { row_tiles, warps_q, warps_k, keys, online: false });
         }
-        for keys in [128, 64] {
-            variants.push(Variant { row_tiles, warps_q, warps_k, keys, online: true });
-        }
+        let parts = if warps_k > 1 { [128, 64] } else { [64, 32] };
+        variants.extend(parts.map(|keys| Variant { row_tiles, warps_q, warps_k, keys, online: true }));
     }
     let smallest = Variant { row_tiles: 1, warps_q: 2, warps_k: 1, keys: 32, online: true };
     let fits = |variant: &Variant| variant.shared_bytes(step) <= setting.arch.shared_bytes();
@@ -92,9 +95,14 @@ pub(crate) fn query_block(storage: Storage, step: &Attention, setting: &Setting)
 /// Queries by keys of a block of `attention_sm90a.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct HopperVariant {
+    /// Of 64 queries each.
     warpgroups: usize,
+    /// Keys at a time.
     keys: usize,
-    online: bool,
+    /// How many times as many keys stay in shared memory; 0 when any number passes through.
+    blocks: usize,
+    /// Blocks of threads that must fit the registers of a multiprocessor, as many as keep clear of spills.
+    per_multiprocessor: usize,
 }
 
 impl HopperVariant {
@@ -104,45 +112,46 @@ impl HopperVariant {
 
     fn shared_bytes(&self, step: &Attention) -> usize {
         let row = 2 * step.head_dim;
-        let bias = step.relative.map_or(0, |relative| {
-            let longest = if self.online { relative.longest.next_multiple_of(64) } else { self.keys };
-            4 * (longest + self.queries())
-        });
-        1024 + self.queries() * row + (1 + usize::from(self.online)) * 2 * self.keys * row + bias
+        let (buffers, longest) = match self.blocks {
+            0 => (2, step.relative.map_or(0, |relative| relative.longest.next_multiple_of(64))),
+            blocks => (blocks, blocks * self.keys),
+        };
+        let bias = step.relative.map_or(0, |_| 4 * (longest + self.queries()));
+        1024 + self.queries() * row + buffers * 2 * self.keys * row + bias
     }
 }
 
-/// Measured on an H100: one warpgroup a block is best everywhere; beyond 128 keys, going through them in parts beats
-/// holding all their scores.
+/// As measured on an H100: one warpgroup a block, but two beyond 128 keys when there are blocks enough for every
+/// multiprocessor, so that keys and values are fetched half as often.
 fn hopper_variant(step: &Attention, setting: &Setting) -> Option<HopperVariant> {
     if setting.arch != Arch::Sm90a || !matches!(step.head_dim, 32 | 64) {
         return None;
     }
-    let (keys, online) = match setting.longest {
-        0..=32 => (32, false),
-        33..=64 => (64, false),
-        65..=128 => (128, false),
-        _ if step.head_dim == 32 => (64, true),
-        _ => (128, true),
+    let many = setting.tokens / 128 * step.heads > 2 * setting.planned_multiprocessors;
+    let warpgroups = if many && step.head_dim == 64 { 2 } else { 1 };
+    let (warpgroups, keys, blocks, per_multiprocessor) = match setting.longest {
+        0..=32 => (1, 32, 1, 4),
+        33..=64 => (1, 64, 1, 4),
+        65..=128 => (1, 128, 1, 4),
+        129..=256 => (warpgroups, 128, 2, if step.head_dim == 64 { 4 / warpgroups } else { 3 }),
+        257..=384 => (warpgroups, 128, 3, 2),
+        _ if step.head_dim == 32 => (1, 64, 0, 4),
+        _ => (1, 128, 0, 3),
     };
-    Some(HopperVariant { warpgroups: 1, keys, online })
+    // The bias takes registers too.
+    let per_multiprocessor = if step.relative.is_some() { 1 } else { per_multiprocessor };
+    Some(HopperVariant { warpgroups, keys, blocks, per_multiprocessor })
 }
 
 /// Kernel, threads and shared memory on Hopper's warpgroup products.
 fn kernel_hopper(storage: Storage, step: &Attention, variant: HopperVariant) -> (KernelSpec, usize, usize) {
-    // As many as keep clear of spills.
-    let blocks = match (step.relative.is_some(), variant.online, variant.keys) {
-        (true, _, _) => 1,
-        (false, true, 128) => 3,
-        (false, _, _) => 4,
-    };
     let kernel = KernelSpec::file("attention_sm90a")
         .element(storage)
         .with("HEAD_DIM", step.head_dim)
         .with("KEYS", variant.keys)
         .with("WARPGROUPS", variant.warpgroups)
-        .with("ONLINE", u8::from(variant.online))
-        .with("BLOCKS_PER_SM", blocks);
+        .with("BLOCKS", variant.blocks)
+        .with("BLOCKS_PER_SM", variant.per_multiprocessor);
     (kernel, 128 * variant.warpgroups, variant.shared_bytes(step))
 }
 
@@ -231,7 +240,8 @@ mod tests {
                         let setting = Setting { tokens, longest, ..Setting::typical(arch) };
                         if let Some(hopper) = hopper_variant(&step, &setting) {
                             assert!(hopper.shared_bytes(&step) <= arch.shared_bytes());
-                            assert!(hopper.online || hopper.keys >= longest, "{hopper:?} for {longest}");
+                            let all = hopper.blocks * hopper.keys;
+                            assert!(all == 0 || all >= longest, "{hopper:?} for {longest}");
                         }
                         let variant = variant(&step, &setting);
                         assert!(

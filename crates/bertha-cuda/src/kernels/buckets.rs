@@ -13,7 +13,7 @@ const LARGEST: usize = 8448;
 const SEQUENCES: [usize; 3] = [8, 16, 32];
 
 /// Classes of the longest sequence's length; beyond the last, whatever length.
-const LENGTHS: [usize; 5] = [32, 64, 128, 256, 512];
+const LENGTHS: [usize; 6] = [32, 64, 128, 256, 384, 512];
 
 /// The smallest bucket that holds `tokens`.
 pub fn token_bucket(tokens: usize) -> usize {
