@@ -30,10 +30,6 @@ DEVICE void barrier_expect(unsigned barrier, unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-DEVICE void barrier_arrive(unsigned barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
 // One arrival at the barrier of any block of the cluster; `barrier` comes from `cluster_address`. It orders no ordinary
 // writes for other blocks (that would cost a memory fence of a microsecond): it says that asynchronous reads have ended.
 DEVICE void barrier_arrive_cluster(unsigned barrier) {
@@ -73,10 +69,6 @@ DEVICE void barrier_wait_cluster(unsigned barrier, unsigned parity) {
 // A barrier among `threads` threads of the block, numbered 1 to 15 (0 is __syncthreads).
 DEVICE void named_barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-
-DEVICE void named_barrier_arrive(int number, int threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 // ---- clusters -----------------------------------------------------------------------------------------------------
@@ -158,11 +150,6 @@ DEVICE void tma_store_commit() {
 template <int PENDING>
 DEVICE void tma_store_wait_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
-}
-
-// Waits until every committed store has reached global memory.
-DEVICE void tma_store_wait() {
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 // Asks for `bytes` (a multiple of 16) of global memory to be brought into the L2.
