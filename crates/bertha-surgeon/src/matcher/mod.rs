@@ -57,11 +57,11 @@ pub(crate) fn find(pattern: &Pattern, scope: &Scope<'_, '_>) -> (Vec<Found>, Vec
                 found.push(Found { state, root: at, removed });
             }
             None => {
-                // Half of the pattern, and more than one node: less is chance.
+                // A third of the pattern, and more than one node: less is chance.
                 near.extend(
                     matcher
                         .best
-                        .filter(|failure| failure.fitted >= 2 && failure.fitted * 2 >= total)
+                        .filter(|failure| failure.fitted >= 2 && failure.fitted * 3 >= total)
                         .map(|failure| NearMiss { root: at, failure }),
                 );
             }

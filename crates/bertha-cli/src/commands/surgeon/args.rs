@@ -8,8 +8,9 @@ use regex::Regex;
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 the file or the request is wrong; 2 the command line or a pattern is wrong; 3 nothing \
-                  matched or nothing changed (rewrite and match with --require)."
+    after_help = "The model is never written over unless --in-place says so. What an operation does not touch stays as \
+                        it is, byte for byte.\n\nExit codes: 0 done; 1 the file is damaged, or has nothing of the kind that is \
+                        asked for; 2 the command line or a pattern is wrong; 3 --require and a pattern was not found."
 )]
 pub(crate) struct SurgeonArgs {
     #[command(subcommand)]
@@ -109,17 +110,17 @@ pub(crate) struct ListArgs {
 
 #[derive(Args)]
 #[command(
-    after_help = "Example: the first layer of an encoder\n  bertha surgeon extract model.onnx --input embeddings --input \
-                  attention_mask --output layer0_out -o layer0.onnx"
+    after_help = "Example: the first layer of an encoder\n  bertha surgeon extract model.onnx --from embeddings --from \
+                  attention_mask --to layer0_out -o layer0.onnx"
 )]
 pub(crate) struct ExtractArgs {
     /// The model.
     pub(crate) model: PathBuf,
-    /// A tensor where the part begins; without any, the inputs that the outputs need.
-    #[arg(long = "input", value_name = "TENSOR")]
+    /// A tensor where the part begins; without any, the inputs that it needs.
+    #[arg(long = "from", value_name = "TENSOR")]
     pub(crate) inputs: Vec<String>,
     /// A tensor where it ends; without any, the outputs of the model.
-    #[arg(long = "output-tensor", visible_alias = "to", value_name = "TENSOR")]
+    #[arg(long = "to", value_name = "TENSOR")]
     pub(crate) outputs: Vec<String>,
     #[command(flatten)]
     pub(crate) target: Target,
