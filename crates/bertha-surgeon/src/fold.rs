@@ -1,10 +1,11 @@
 //! Computing what depends on constants only.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bertha_graph::interp::{Interpreter, Precision};
 use bertha_import::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, dimension,
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, dimension, type_proto,
 };
 use bertha_import::onnx::{ImportOptions, import_model, tensor_proto};
 use prost::Message;
@@ -17,6 +18,7 @@ use crate::model::Model;
 use crate::names::node_name;
 use crate::node::Node;
 use crate::tensor::{Tensor, Value};
+use crate::types;
 use crate::uses::{Uses, reads};
 
 /// What may be folded.
@@ -78,6 +80,7 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
     }
     let mut folded = Folded { nodes: HashSet::new(), constants: BTreeMap::new() };
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let inferred = LazyCell::new(|| types::infer_all(model));
     for (at, node) in graph.nodes.iter().enumerate() {
         if node.is("Constant") {
             if let (Some(name), Some(mut tensor)) = (
@@ -93,7 +96,7 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
         if node.outputs.iter().any(|output| outputs.contains(output.as_str())) || node.outputs.is_empty() {
             continue;
         }
-        let result = match static_shape(model, node) {
+        let result = match static_shape(model, node, &|name| inferred.get(name).cloned()) {
             Some(shape) => Ok(vec![shape]),
             None if !reads(node).into_iter().all(|name| known.contains_key(name)) => continue,
             None => evaluate(model, node, &known, options),
@@ -102,7 +105,7 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
             Ok(results) => {
                 let what = results
                     .iter()
-                    .map(|tensor| format!("{}{:?}", crate::types::type_name(tensor.data_type), tensor.dims));
+                    .map(|tensor| format!("{}{:?}", types::type_name(tensor.data_type), tensor.dims));
                 let what = what.collect::<Vec<_>>().join(", ");
                 changes.change(format!(
                     "node `{}` ({}) is now the constant {what}",
@@ -125,11 +128,19 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
 }
 
 /// The result of a Shape node whose operand has fixed lengths.
-fn static_shape(model: &Model, node: &Node) -> Option<TensorProto> {
-    if !node.is("Shape") {
-        return None;
-    }
-    let dims = model.graph.value(node.inputs.first()?)?.tensor_type()?.shape?.dim;
+///
+/// `inferred` are the types that the importer finds, asked for only when the file does not say one.
+fn static_shape(
+    model: &Model,
+    node: &Node,
+    inferred: &dyn Fn(&str) -> Option<type_proto::Tensor>,
+) -> Option<TensorProto> {
+    let name = node.inputs.first().filter(|_| node.is("Shape"))?;
+    let stated = model.graph.value(name).and_then(|value| value.tensor_type());
+    let dims = match stated.and_then(|ty| ty.shape) {
+        Some(shape) => shape.dim,
+        None => inferred(name)?.shape?.dim,
+    };
     let lengths: Vec<i64> = dims
         .iter()
         .map(|dim| match dim.value {

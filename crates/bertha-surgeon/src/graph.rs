@@ -16,6 +16,10 @@ const OUTPUT: u32 = 12;
 const VALUE_INFO: u32 = 13;
 const ANNOTATION: u32 = 14;
 const SPARSE_INITIALIZER: u32 = 15;
+/// Of a sparse tensor.
+const SPARSE_VALUES: u32 = 1;
+/// Of a tensor.
+const TENSOR_NAME: u32 = 8;
 
 /// A graph, or the body of a branch or a loop. Fields that are not here are kept as they are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -135,9 +139,17 @@ impl SparseTensor {
     }
 
     pub(crate) fn set_name(&mut self, name: &str) {
-        let mut tensor = SparseTensorProto::decode(self.field.value()).unwrap_or_default();
-        tensor.values.get_or_insert_default().name = name.to_owned();
-        self.field = Field::message(self.field.number, &tensor);
+        let mut fields = vec![self.field.clone()];
+        wire::edit_message(&mut fields, SPARSE_INITIALIZER, &mut |sparse| {
+            wire::edit_message(sparse, SPARSE_VALUES, &mut |values| {
+                let field = Field::bytes(TENSOR_NAME, name.as_bytes());
+                match values.iter_mut().rfind(|field| field.number == TENSOR_NAME) {
+                    Some(old) => *old = field,
+                    None => values.push(field),
+                }
+            });
+        });
+        self.field = fields.remove(0);
         name.clone_into(&mut self.name);
     }
 }
@@ -165,17 +177,24 @@ impl Annotation {
     }
 
     pub(crate) fn rename(&mut self, old: &str, new: &str) {
-        let annotation = &mut self.annotation;
-        let entries = annotation.quant_parameter_tensor_names.iter_mut().map(|entry| &mut entry.value);
-        let mut changed = false;
-        for name in std::iter::once(&mut annotation.tensor_name).chain(entries) {
-            if name == old {
-                new.clone_into(name);
-                changed = true;
+        // The name is field 1; each parameter is an entry with key 1 and value 2.
+        let mut fields = vec![self.field.clone()];
+        wire::edit_message(&mut fields, ANNOTATION, &mut |annotation| {
+            for field in annotation.iter_mut() {
+                if field.number == 1 && field.is_text(old) {
+                    *field = Field::bytes(1, new.as_bytes());
+                } else if field.number == 2 {
+                    let mut entry = vec![field.clone()];
+                    wire::edit_message(&mut entry, 2, &mut |entry| {
+                        for value in entry.iter_mut().filter(|value| value.number == 2 && value.is_text(old))
+                        {
+                            *value = Field::bytes(2, new.as_bytes());
+                        }
+                    });
+                    *field = entry.remove(0);
+                }
             }
-        }
-        if changed {
-            self.field = Field::message(self.field.number, &self.annotation);
-        }
+        });
+        *self = Annotation::read(fields.remove(0));
     }
 }

@@ -61,6 +61,7 @@ mod select;
 mod shapes;
 mod summary;
 mod tensor;
+pub mod testing;
 mod types;
 mod uses;
 mod wire;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use bertha_import::onnx::proto::{Dimension, TensorShapeProto, TypeProto, dimension, type_proto};
+use bertha_import::onnx::proto::dimension;
 
 use crate::changes::Changes;
 use crate::error::{Result, SurgeryError};
 use crate::model::Model;
 use crate::names::nearest;
 use crate::tensor::Value;
-use crate::types::{describe, dimension_text};
+use crate::types::describe;
 
 /// A length as it is written on a command line: a number, a name, or `?` for an unknown one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +42,12 @@ impl Length {
         }
     }
 
-    fn set(&self, dim: &mut Dimension) {
-        dim.value = match self {
+    fn value(&self) -> Option<dimension::Value> {
+        match self {
             Length::Fixed(number) => Some(dimension::Value::DimValue(*number)),
             Length::Named(name) => Some(dimension::Value::DimParam(name.clone())),
             Length::Unknown => None,
-        };
+        }
     }
 }
 
@@ -145,10 +145,7 @@ fn apply(
         let before = describe(value);
         let given = shapes.iter().find(|(name, _)| name == value.name());
         match given {
-            Some((_, lengths)) => edit_shape(value, &mut |shape| {
-                shape.dim.resize(lengths.len(), Dimension::default());
-                lengths.iter().zip(&mut shape.dim).for_each(|(length, dim)| length.set(dim));
-            }),
+            Some((_, lengths)) => value.set_lengths(&lengths.iter().map(Length::value).collect::<Vec<_>>()),
             None => substitute(value, symbols),
         }
         let after = describe(value);
@@ -170,28 +167,20 @@ fn apply(
 }
 
 fn substitute(value: &mut Value, symbols: &BTreeMap<String, Length>) {
-    let has = |tensor: &type_proto::Tensor| {
-        let dims = tensor.shape.iter().flat_map(|shape| &shape.dim);
-        dims.map(dimension_text).any(|text| symbols.contains_key(&text))
-    };
-    if !value.tensor_type().as_ref().is_some_and(has) {
-        return;
-    }
-    edit_shape(value, &mut |shape| {
-        for dim in &mut shape.dim {
-            if let Some(dimension::Value::DimParam(name)) = &dim.value
-                && let Some(length) = symbols.get(name)
-            {
-                length.set(dim);
+    let Some(shape) = value.tensor_type().and_then(|tensor| tensor.shape) else { return };
+    let mut changed = false;
+    let lengths = shape.dim.into_iter().map(|dim| match &dim.value {
+        Some(dimension::Value::DimParam(name)) => match symbols.get(name) {
+            Some(length) => {
+                changed = true;
+                length.value()
             }
-        }
+            None => dim.value,
+        },
+        _ => dim.value,
     });
-}
-
-fn edit_shape(value: &mut Value, edit: &mut dyn FnMut(&mut TensorShapeProto)) {
-    if let Some(TypeProto { value: Some(type_proto::Value::TensorType(mut tensor)), denotation }) = value.ty()
-    {
-        edit(tensor.shape.get_or_insert_default());
-        value.set_type(&TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation });
+    let lengths: Vec<_> = lengths.collect();
+    if changed {
+        value.set_lengths(&lengths);
     }
 }

@@ -1,6 +1,6 @@
 //! What a model holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -175,16 +175,18 @@ pub fn list(model: &Model, nodes: &Selection) -> Vec<NodeLine> {
 }
 
 fn list_graph(graph: &Graph, within: &str, nodes: &Selection, lines: &mut Vec<NodeLine>) {
+    let values = graph.inputs.iter().chain(&graph.outputs).chain(&graph.value_infos);
+    let types: HashMap<&str, &Value> = values.map(|value| (value.name(), value)).collect();
     for (position, node) in graph.nodes.iter().enumerate() {
         if nodes.chooses(node, position) {
-            lines.push(line(graph, node, position, within));
+            lines.push(line(&types, node, position, within));
         }
         let within = format!("{within}{}/", node_name(node, position));
         node.graphs().for_each(|inner| list_graph(inner, &within, nodes, lines));
     }
 }
 
-fn line(graph: &Graph, node: &Node, position: usize, within: &str) -> NodeLine {
+fn line(types: &HashMap<&str, &Value>, node: &Node, position: usize, within: &str) -> NodeLine {
     let attributes = node.attributes.iter().map(|attribute| {
         let text = match attribute.graph_count() {
             0 => crate::literal::describe(&attribute.value()),
@@ -201,6 +203,10 @@ fn line(graph: &Graph, node: &Node, position: usize, within: &str) -> NodeLine {
         inputs: node.inputs.clone(),
         outputs: node.outputs.clone(),
         attributes: attributes.collect(),
-        types: node.outputs.iter().map(|name| graph.value(name).map_or("?".into(), describe)).collect(),
+        types: node
+            .outputs
+            .iter()
+            .map(|name| types.get(name.as_str()).map_or("?".into(), |value| describe(value)))
+            .collect(),
     }
 }

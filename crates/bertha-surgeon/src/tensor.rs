@@ -1,6 +1,6 @@
 //! Named tensors, and the names and types of values.
 
-use bertha_import::onnx::proto::{TensorProto, TypeProto, ValueInfoProto, type_proto};
+use bertha_import::onnx::proto::{TensorProto, TypeProto, ValueInfoProto, dimension, type_proto};
 use bytes::Bytes;
 use prost::Message;
 
@@ -9,6 +9,11 @@ use crate::wire::{self, Field};
 const TENSOR_NAME: u32 = 8;
 const VALUE_NAME: u32 = 1;
 const VALUE_TYPE: u32 = 2;
+const TENSOR_TYPE: u32 = 1;
+const SHAPE: u32 = 2;
+const DIM: u32 = 1;
+const DIM_VALUE: u32 = 1;
+const DIM_PARAM: u32 = 2;
 
 /// A message of which only the name is looked at.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,10 +137,31 @@ impl Value {
         }
     }
 
-    /// Gives another type.
-    pub fn set_type(&mut self, ty: &TypeProto) {
-        let field = Field::message(VALUE_TYPE, ty);
-        self.named.rest.retain(|field| field.number != VALUE_TYPE);
-        self.named.rest.push(field);
+    /// Gives a dense tensor other lengths. What else its dimensions say stays.
+    pub(crate) fn set_lengths(&mut self, lengths: &[Option<dimension::Value>]) {
+        wire::edit_message(&mut self.named.rest, VALUE_TYPE, &mut |ty| {
+            wire::edit_message(ty, TENSOR_TYPE, &mut |tensor| {
+                wire::edit_message(tensor, SHAPE, &mut |shape| set_dims(shape, lengths));
+            });
+        });
     }
+}
+
+fn set_dims(shape: &mut Vec<Field>, lengths: &[Option<dimension::Value>]) {
+    let old: Vec<Field> = shape.iter().filter(|field| field.number == DIM).cloned().collect();
+    shape.retain(|field| field.number != DIM);
+    let dims = lengths.iter().enumerate().map(|(at, length)| {
+        let mut dim = old.get(at).and_then(|dim| wire::fields(&dim.value()).ok()).unwrap_or_default();
+        dim.retain(|field| field.number != DIM_VALUE && field.number != DIM_PARAM);
+        match length {
+            Some(dimension::Value::DimValue(number)) => {
+                dim.insert(0, Field::varint(DIM_VALUE, *number as u64))
+            }
+            Some(dimension::Value::DimParam(name)) => dim.insert(0, Field::bytes(DIM_PARAM, name.as_bytes())),
+            None => {}
+        }
+        Field::bytes(DIM, &wire::concat(&dim))
+    });
+    let dims: Vec<Field> = dims.collect();
+    shape.splice(0..0, dims);
 }

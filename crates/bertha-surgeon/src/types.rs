@@ -102,6 +102,20 @@ pub(crate) fn infer(model: &Model, names: &[String]) -> Result<HashMap<String, R
     Ok(types)
 }
 
+/// The types of all tensors, when Bertha can import the model; none otherwise.
+pub(crate) fn infer_all(model: &Model) -> HashMap<String, type_proto::Tensor> {
+    let Ok(decoded) = ModelProto::decode(model.to_bytes()) else { return HashMap::new() };
+    let options = ImportOptions { companions: false, ..ImportOptions::default() };
+    let Ok(imported) = import_model(&decoded, model.path(), &options) else { return HashMap::new() };
+    let mut found = HashMap::new();
+    for tensor in imported.graph.tensors() {
+        if let Some(type_proto::Value::TensorType(ty)) = proto(&tensor.ty).value {
+            found.insert(tensor.name.clone(), ty);
+        }
+    }
+    found
+}
+
 /// Imports the part of the model that computes these tensors.
 fn import_types(
     model: &Model,

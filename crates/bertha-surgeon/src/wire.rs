@@ -3,6 +3,8 @@
 //! A message that is read keeps every field with its bytes, known or not, in the order of the file. What nobody changes is
 //! written back as it was.
 
+use std::collections::HashMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 const VARINT: u8 = 0;
@@ -51,6 +53,20 @@ impl Field {
             Ok(text) => Ok(text.to_owned()),
             Err(_) => Err(format!("field {} is not text in UTF-8", self.number)),
         }
+    }
+
+    /// Whether it is this text.
+    pub(crate) fn is_text(&self, text: &str) -> bool {
+        self.wire_type == DELIMITED && self.raw[self.start..] == *text.as_bytes()
+    }
+
+    /// A field that holds an integer.
+    pub(crate) fn varint(number: u32, value: u64) -> Field {
+        let mut raw = BytesMut::with_capacity(12);
+        put_varint(&mut raw, u64::from(number) << 3 | u64::from(VARINT));
+        let start = raw.len();
+        put_varint(&mut raw, value);
+        Field { number, wire_type: VARINT, raw: raw.freeze(), start }
     }
 
     /// The value as an integer; zero for other wire types.
@@ -118,11 +134,11 @@ pub(crate) fn concat(fields: &[Field]) -> Bytes {
 /// `fields`; more of them than there were follow the last of their number, or stand where their number belongs.
 pub(crate) fn arrange(mut fields: Vec<Field>, layout: &[u32]) -> Vec<Field> {
     // The n-th field of a number takes the n-th place of that number; later ones take the place after the last.
-    let mut places: std::collections::HashMap<u32, Vec<usize>> = std::collections::HashMap::new();
+    let mut places: HashMap<u32, Vec<usize>> = HashMap::new();
     for (place, number) in layout.iter().enumerate() {
         places.entry(*number).or_default().push(place);
     }
-    let mut seen: std::collections::HashMap<u32, usize> = std::collections::HashMap::new();
+    let mut seen: HashMap<u32, usize> = HashMap::new();
     let mut key_of = |field: &Field| {
         let count = seen.entry(field.number).or_default();
         let nth = *count;
@@ -152,6 +168,19 @@ pub(crate) fn layout(fields: &[Field]) -> Vec<u32> {
 /// A text field, unless it is empty and was not in the file either.
 pub(crate) fn text(number: u32, text: &str, layout: &[u32]) -> Option<Field> {
     (!text.is_empty() || layout.contains(&number)).then(|| Field::bytes(number, text.as_bytes()))
+}
+
+/// Edits the message in the last field of this number, or in a new one; its fields that `edit` leaves alone stay as they are.
+pub(crate) fn edit_message(fields: &mut Vec<Field>, number: u32, edit: &mut dyn FnMut(&mut Vec<Field>)) {
+    let at = fields.iter().rposition(|field| field.number == number);
+    // What is no message was found when the file was read.
+    let mut inner = at.and_then(|at| self::fields(&fields[at].value()).ok()).unwrap_or_default();
+    edit(&mut inner);
+    let field = Field::bytes(number, &concat(&inner));
+    match at {
+        Some(at) => fields[at] = field,
+        None => fields.push(field),
+    }
 }
 
 /// Key and length of a field that holds a message of `length` bytes.

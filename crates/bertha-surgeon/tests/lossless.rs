@@ -78,3 +78,34 @@ fn put(bytes: &mut Vec<u8>, mut value: u64) {
     }
     bytes.push(value as u8);
 }
+
+#[test]
+fn what_changes_in_a_message_leaves_its_other_fields() {
+    // A shape with a denotation and unknown fields at each level.
+    let unknown = field(999, b"vendor");
+    let dim = [field(2, b"n"), field(3, b"DATA_BATCH"), unknown.clone()].concat();
+    let shape = [field(1, &dim), unknown.clone()].concat();
+    let tensor = [varint(1, 1), field(2, &shape), unknown.clone()].concat();
+    let ty = [field(1, &tensor), field(6, b"IMAGE"), unknown.clone()].concat();
+    let input = [field(1, b"x"), field(2, &ty), unknown.clone()].concat();
+    let entry = [field(1, b"SCALE_TENSOR"), field(2, b"x"), unknown.clone()].concat();
+    let annotation = [field(1, b"x"), field(2, &entry), unknown.clone()].concat();
+    let sparse =
+        [field(1, &[varint(1, 0), field(8, b"s"), unknown.clone()].concat()), varint(3, 4), unknown].concat();
+    let graph = |input: &[u8], annotation: &[u8]| {
+        let graph = [field(11, input), field(14, annotation), field(15, &sparse)].concat();
+        [varint(1, 8), field(7, &graph)].concat()
+    };
+    let bytes = graph(&input, &annotation);
+    let mut model = Model::from_bytes("odd.onnx", Bytes::from(bytes.clone())).unwrap();
+    bertha_surgeon::set_length(&mut model, "n", &bertha_surgeon::Length::Named("m".into())).unwrap();
+    bertha_surgeon::rename_tensor(&mut model, bertha_surgeon::Role::Tensor, "x", "y").unwrap();
+    bertha_surgeon::rename_tensor(&mut model, bertha_surgeon::Role::Tensor, "s", "t").unwrap();
+    // Each changed name is one letter, so the file has its length, and differs in those letters alone.
+    let after = model.to_bytes();
+    assert_eq!(after.len(), bytes.len());
+    let letters = |at: &usize| (bytes[*at], after[*at]);
+    let changed: Vec<_> =
+        (0..bytes.len()).filter(|at| bytes[*at] != after[*at]).map(|at| letters(&at)).collect();
+    assert_eq!(changed, [(b'x', b'y'), (b'n', b'm'), (b'x', b'y'), (b'x', b'y'), (b's', b't')]);
+}

@@ -4,9 +4,8 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
 use bertha_graph::TensorData;
-use bertha_import::onnx::proto::{AttributeType, DataType, ModelProto, TensorProto, type_proto};
-use bertha_import::onnx::{ExternalFiles, ImportOptions, import_model};
-use prost::Message;
+use bertha_import::onnx::ExternalFiles;
+use bertha_import::onnx::proto::{AttributeType, DataType, TensorProto, type_proto};
 
 use crate::graph::Graph;
 use crate::model::Model;
@@ -31,20 +30,7 @@ impl<'m> Knowledge<'m> {
 
     /// Types that the importer finds, when it can import the model; none otherwise.
     fn inferred(&self) -> &HashMap<String, type_proto::Tensor> {
-        self.inferred.get_or_init(|| {
-            let Ok(decoded) = ModelProto::decode(self.model.to_bytes()) else { return HashMap::new() };
-            let options = ImportOptions { companions: false, ..ImportOptions::default() };
-            let Ok(imported) = import_model(&decoded, self.model.path(), &options) else {
-                return HashMap::new();
-            };
-            let mut found = HashMap::new();
-            for tensor in imported.graph.tensors() {
-                if let Some(type_proto::Value::TensorType(ty)) = types::proto(&tensor.ty).value {
-                    found.insert(tensor.name.clone(), ty);
-                }
-            }
-            found
-        })
+        self.inferred.get_or_init(|| types::infer_all(self.model))
     }
 }
 

@@ -14,6 +14,9 @@ type Result<T> = std::result::Result<T, PatternError>;
 /// Expressions within one another; real ones take a handful.
 const MAX_DEPTH: usize = 64;
 
+/// Statements of a pattern; real ones take a dozen.
+const MAX_STATEMENTS: usize = 256;
+
 /// See [`super::parse_patterns`].
 pub(super) fn patterns(source: Source<'_>) -> Result<Vec<Pattern>> {
     let mut parser = Parser { source, tokens: tokens(source)?, at: 0, depth: 0 };
@@ -145,6 +148,10 @@ impl Parser<'_> {
         }
         let mut statements = Vec::new();
         while !self.is_end() && !self.is_section() {
+            if statements.len() == MAX_STATEMENTS {
+                let message = format!("a pattern has at most {MAX_STATEMENTS} statements");
+                return Err(self.source.error(self.place(), message));
+            }
             statements.push(self.statement()?);
         }
         let mut conditions = Vec::new();

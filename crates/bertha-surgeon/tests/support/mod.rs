@@ -171,7 +171,7 @@ pub(crate) type Tensors = Vec<(String, TensorData)>;
 /// Runs a model in the interpreter.
 #[track_caller]
 pub(crate) fn run(model: &Model, inputs: &Tensors) -> Tensors {
-    let options = ImportOptions { task: None, companions: false };
+    let options = ImportOptions { companions: false, ..ImportOptions::default() };
     let imported =
         import_model(&decode(model), model.path(), &options).unwrap_or_else(|error| panic!("{error}"));
     let wanted = imported.graph.inputs().iter().map(|id| imported.graph.tensor(*id).name.clone());

@@ -216,7 +216,7 @@ pub(crate) struct ReplaceArgs {
     pub(crate) op: Option<String>,
     /// Version of the operator set, should its domain be new to the file.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
-    pub(crate) version: i64,
+    pub(crate) opset_version: i64,
     /// An attribute to set: a number, a text in quotes, or a list.
     #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) attributes: Vec<(String, String)>,

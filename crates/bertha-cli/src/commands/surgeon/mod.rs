@@ -68,7 +68,7 @@ fn rename(model: &mut Model, args: &RenameArgs) -> Result<Changes, Failure> {
 
 fn replace_nodes(args: ReplaceArgs) -> Result<(), Failure> {
     let mut replacement = Replacement {
-        version: args.version,
+        version: args.opset_version,
         clear_attributes: args.clear,
         drop_attributes: args.dropped,
         ..Replacement::default()
