@@ -1,7 +1,7 @@
 //! Runs the commands of the documentation, so that a page cannot say what the program does not do.
 //!
-//! Each `sh` block of a page runs in one folder, in order, as a reader would type it; `models`, `plugins`, `patterns` and `examples`
-//! are those of the repository. A `text` block after it shows what it printed: each of its lines must be found in the output, in
+//! Each `sh` block of a page runs in one folder, in order, as a reader would type it; `models`, `plugins`, `patterns`, `examples` and
+//! `tests` are those of the repository. A `text` block after it shows what it printed: each of its lines must be found in the output, in
 //! order, with `...` standing for anything. Blocks marked `sh,ignore` are not run.
 
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn check(page: &str) {
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{page} holds no command");
     let folder = tempfile::tempdir().expect("a folder");
-    for shared in ["models", "plugins", "patterns", "examples"] {
+    for shared in ["models", "plugins", "patterns", "examples", "tests"] {
         let target = root().join(shared);
         if target.exists() {
             std::os::unix::fs::symlink(target.canonicalize().expect("it exists"), folder.path().join(shared))
@@ -126,6 +126,11 @@ fn the_tour_can_be_walked() {
 #[test]
 fn the_page_on_the_compilers_log_is_right() {
     check("docs/compiler-log.md");
+}
+
+#[test]
+fn the_surgeons_guide_is_right() {
+    check("docs/surgeon.md");
 }
 
 #[test]

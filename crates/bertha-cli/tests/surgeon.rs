@@ -193,40 +193,6 @@ fn every_help_has_an_example() {
     }
 }
 
-/// The words of a command line, as a shell would see them: quotes keep blanks together.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (at, part) in line.split('\'').enumerate() {
-        match at % 2 {
-            0 => words.extend(part.split_whitespace().map(str::to_owned)),
-            _ => words.push(part.to_owned()),
-        }
-    }
-    words
-}
-
-#[test]
-fn the_commands_of_the_guide_work() {
-    let work = Work::new();
-    std::fs::copy(repository("tests/onnx/conformer/conformer_legacy16.onnx"), work.path("encoder.onnx"))
-        .unwrap();
-    std::fs::create_dir(work.path("patterns")).unwrap();
-    std::fs::copy(repository("patterns/layer-norm.pattern"), work.path("patterns/layer-norm.pattern"))
-        .unwrap();
-    let guide = std::fs::read_to_string(repository("docs/surgeon.md")).unwrap();
-    let commands: Vec<_> = guide.lines().filter_map(|line| line.strip_prefix("bertha ")).collect();
-    assert!(commands.len() > 15);
-    for line in commands {
-        let args = words(line);
-        let args: Vec<_> = args.iter().map(String::as_str).collect();
-        let output = support::command(&args).current_dir(work.path("")).output().unwrap();
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(!output.stdout.is_empty(), "{line}");
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(!text.contains("nothing changed"), "{line}: {text}");
-    }
-}
-
 #[test]
 fn the_pattern_of_the_guide_is_one() {
     let guide = std::fs::read_to_string(repository("docs/surgeon.md")).unwrap();

@@ -1,5 +1,7 @@
 //! The built command, and tiny models with tokenizers for it.
 
+#![allow(dead_code)] // not every test uses all of it
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
