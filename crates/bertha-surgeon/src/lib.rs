@@ -85,4 +85,4 @@ pub use select::Selection;
 pub use shapes::{Length, set_length, set_shapes};
 pub use summary::{NodeLine, OpCount, Parameters, Port, Summary, list, summary};
 pub use tensor::{Tensor, Value};
-pub use types::describe as describe_type;
+pub use types::{declare_type, describe as describe_type};

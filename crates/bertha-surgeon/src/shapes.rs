@@ -42,7 +42,7 @@ impl Length {
         }
     }
 
-    fn value(&self) -> Option<dimension::Value> {
+    pub(crate) fn value(&self) -> Option<dimension::Value> {
         match self {
             Length::Fixed(number) => Some(dimension::Value::DimValue(*number)),
             Length::Named(name) => Some(dimension::Value::DimParam(name.clone())),

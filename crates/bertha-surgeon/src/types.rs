@@ -12,6 +12,8 @@ use prost::Message;
 use crate::error::{Result, SurgeryError};
 use crate::graph::Graph;
 use crate::model::Model;
+use crate::names::nearest;
+use crate::shapes::Length;
 use crate::tensor::Value;
 use crate::uses::{Uses, reads};
 
@@ -70,7 +72,8 @@ pub(crate) fn values_of(model: &Model, names: &[String]) -> Result<Vec<Value>> {
             match &inferred.get(name) {
                 Some(Ok(ty)) => Ok(value(name, ty.clone())),
                 Some(Err(why)) => Err(SurgeryError::request(format!(
-                    "the file does not say the type of tensor `{name}`, and it cannot be found: {why}"
+                    "the file does not say the type of tensor `{name}`, and it cannot be found ({why}): say it, as in \
+                     {name}=float32[batch, 128]"
                 ))),
                 None => Err(SurgeryError::request(format!("the type of tensor `{name}` cannot be found"))),
             }
@@ -155,6 +158,36 @@ pub(crate) fn ancestors<'a>(
         }
     }
     found
+}
+
+/// Says the type of a tensor in between, as `float32[batch, 128]`, where neither the file nor Bertha's importer can.
+///
+/// # Errors
+/// [`SurgeryError::Request`] for a tensor that is not there or a type that is not written so.
+pub fn declare_type(model: &mut Model, name: &str, ty: &str) -> Result<()> {
+    let uses = Uses::new(&model.graph)?;
+    if !uses.has(name) {
+        let near = nearest(name, uses.names());
+        return Err(SurgeryError::request(format!("there is no tensor `{name}`{near}")));
+    }
+    let wrong = || SurgeryError::request(format!("`{ty}` is no type: write it as `float32[batch, 128]`"));
+    let (element, lengths) = ty.strip_suffix(']').and_then(|ty| ty.split_once('[')).ok_or_else(wrong)?;
+    let element = element_type(element.trim()).ok_or_else(wrong)?;
+    let lengths: Vec<&str> =
+        if lengths.trim().is_empty() { Vec::new() } else { lengths.split(',').collect() };
+    let dims = lengths.into_iter().map(|text| match Length::parse(text) {
+        Ok(length) => Ok(Dimension { value: length.value(), ..Dimension::default() }),
+        Err(why) => Err(SurgeryError::request(why)),
+    });
+    let value = value(name, dense(element, Some(dims.collect::<Result<_>>()?)));
+    model.graph.value_infos.retain(|value| value.name() != name);
+    model.graph.value_infos.push(value);
+    Ok(())
+}
+
+/// The number of an element type by the name that [`type_name`] gives it.
+fn element_type(name: &str) -> Option<i32> {
+    (1..64).find(|number| DataType::try_from(*number).is_ok() && type_name(*number) == name)
 }
 
 /// `float32[batch, 128]`; parts that the file does not say are `?`.

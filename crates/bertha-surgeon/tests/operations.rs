@@ -6,8 +6,8 @@ mod support;
 use bertha_graph::TensorData;
 use bertha_import::onnx::proto::{DataType, StringStringEntryProto, TensorAnnotation};
 use bertha_surgeon::{
-    FoldOptions, Length, Model, Replacement, Role, Selection, clean, extract, fold, list, remove,
-    rename_node, rename_tensor, replace, set_length, set_shapes, summary,
+    FoldOptions, Length, Model, Replacement, Role, Selection, clean, declare_type, extract, fold, list,
+    remove, rename_node, rename_tensor, replace, set_length, set_shapes, summary,
 };
 use support::*;
 
@@ -91,6 +91,31 @@ fn extract_finds_types_that_the_file_does_not_say() {
         assert_eq!(result[0].1.shape(), [2, 4, 7, 7]);
         for_onnxruntime(&format!("{}_softmax", path.file_stem().unwrap().display()), &part, &inputs, &result);
     }
+}
+
+#[test]
+fn a_type_that_nobody_knows_can_be_said() {
+    let odd = || {
+        let nodes = vec![node("vendor::Odd", "x", "h"), node("Relu", "h", "y")];
+        model_of(graph(nodes, vec![float("x", "n 4")], vec![float("y", "n 4")], Vec::new()), 17)
+    };
+    let error = extract(&mut odd(), &[], &names(&["h"])).unwrap_err().to_string();
+    assert!(error.contains("type of tensor `h`") && error.contains("h=float32[batch, 128]"), "{error}");
+    let mut model = odd();
+    declare_type(&mut model, "h", "float16[n, 4]").unwrap();
+    extract(&mut model, &names(&["h"]), &[]).unwrap();
+    assert_eq!(summary(&model).inputs[0].ty, "float16[n, 4]");
+    let mut model = odd();
+    for (name, ty, what) in [
+        ("g", "bool[]", "no tensor `g`"),
+        ("h", "float32", "no type"),
+        ("h", "f[2]", "no type"),
+        ("h", "bool[-1]", "no length"),
+    ] {
+        let error = declare_type(&mut model, name, ty).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    declare_type(&mut model, "h", "int64[]").unwrap();
 }
 
 #[test]

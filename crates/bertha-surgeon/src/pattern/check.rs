@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::ast::{
-    AttributePattern, ConditionKind, Expression, Named, NewAttribute, NewValue, Operand, Pattern, Statement,
+    AttributePattern, Condition, ConditionKind, Expression, Named, NewAttribute, NewNode, NewValue, Operand,
+    Pattern, Statement,
 };
 use super::token::{Place, Source};
 use crate::error::PatternError;
@@ -25,19 +26,45 @@ pub(super) fn pattern(
     start: Place,
     mut pattern: Pattern,
 ) -> Result<Pattern, PatternError> {
-    let wrong = |place: Place, message: String| Err(source.error(place, message));
     if pattern.statements.is_empty() {
-        return wrong(start, "the pattern has no statement: expected one such as `y = Add(a, b)`".into());
+        let message = "the pattern has no statement: expected one such as `y = Add(a, b)`";
+        return Err(source.error(start, message));
     }
-    let names = meanings(source, &pattern.statements)?;
+    let names = Names { source, meanings: meanings(source, &pattern.statements)? };
     for statement in &pattern.statements {
         circle(source, &pattern, statement)?;
     }
-    let known = || {
-        let names: Vec<_> = names.keys().map(|name| format!("`{name}`")).collect();
+    pattern.conditions.iter().try_for_each(|condition| names.condition(condition))?;
+    let replaced = names.replacement(&pattern.replacement)?;
+    let mut roots: Vec<usize> =
+        replaced.iter().filter_map(|target| pattern.definition(&target.name)).map(|(at, _)| at).collect();
+    if roots.is_empty() {
+        roots = vec![pattern.statements.len() - 1];
+    }
+    roots.dedup();
+    connected(source, &pattern, &roots)?;
+    pattern.roots = roots;
+    Ok(pattern)
+}
+
+/// The names of a pattern.
+struct Names<'s, 't> {
+    source: &'s Source<'t>,
+    meanings: BTreeMap<String, Meaning>,
+}
+
+impl Names<'_, '_> {
+    fn wrong<T>(&self, place: Place, message: String) -> Result<T, PatternError> {
+        Err(self.source.error(place, message))
+    }
+
+    /// All of them, for messages.
+    fn list(&self) -> String {
+        let names: Vec<_> = self.meanings.keys().map(|name| format!("`{name}`")).collect();
         format!("the names of the pattern are {}", names.join(", "))
-    };
-    for condition in &pattern.conditions {
+    }
+
+    fn condition(&self, condition: &Condition) -> Result<(), PatternError> {
         let variables: Vec<&String> = match &condition.kind {
             ConditionKind::Facts { variable, .. } | ConditionKind::OneOf { variable, .. } => vec![variable],
             ConditionKind::Compare { left, right, .. } => [left, right]
@@ -49,88 +76,83 @@ pub(super) fn pattern(
                 .collect(),
         };
         for variable in variables {
-            match (names.get(variable), &condition.kind) {
+            match (self.meanings.get(variable), &condition.kind) {
                 (None, _) => {
-                    return wrong(
-                        condition.place,
-                        format!(
-                            "the condition is about `{variable}`, which the pattern does not define; {}",
-                            known()
-                        ),
+                    let known = self.list();
+                    let message = format!(
+                        "the condition is about `{variable}`, which the pattern does not define; {known}"
                     );
+                    return self.wrong(condition.place, message);
                 }
                 (Some(Meaning::Attribute), ConditionKind::Facts { .. }) => {
-                    return wrong(
-                        condition.place,
-                        format!("`{variable}` is an attribute's value: it can only be compared"),
-                    );
+                    let message = format!("`{variable}` is an attribute's value: it can only be compared");
+                    return self.wrong(condition.place, message);
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
-    let mut made: HashSet<&str> = HashSet::new();
-    let mut replaced: Vec<&Named> = Vec::new();
-    for node in &pattern.replacement {
-        let is_tensor = |named: &Named| {
-            made.contains(named.name.as_str())
-                || matches!(names.get(&named.name), Some(Meaning::Defined | Meaning::Free))
-        };
-        let tensors = match &node.value {
-            NewValue::Tensor(tensor) => std::slice::from_ref(tensor),
-            NewValue::Call { operands, .. } => operands,
-        };
-        if let Some(unknown) = tensors.iter().find(|named| !is_tensor(named)) {
-            return wrong(
-                unknown.place,
-                format!("`{}` is no tensor that the pattern found; {}", unknown.name, known()),
-            );
-        }
-        if let NewValue::Call { attributes, .. } = &node.value {
-            for (_, value) in attributes {
-                if let NewAttribute::Variable { variable, .. } = value
-                    && !names.contains_key(&variable.name)
-                {
-                    return wrong(
-                        variable.place,
-                        format!("`{}` is nothing that the pattern captures; {}", variable.name, known()),
-                    );
-                }
-            }
-        }
-        for target in &node.targets {
-            match names.get(&target.name) {
-                Some(Meaning::Defined) => replaced.push(target),
-                Some(_) => {
-                    return wrong(
-                        target.place,
-                        format!(
+
+    /// The names that are replaced, in order.
+    fn replacement<'p>(&self, nodes: &'p [NewNode]) -> Result<Vec<&'p Named>, PatternError> {
+        let mut made: HashSet<&str> = HashSet::new();
+        let mut replaced: Vec<&Named> = Vec::new();
+        for node in nodes {
+            self.new_value(&node.value, &made)?;
+            for target in &node.targets {
+                match self.meanings.get(&target.name) {
+                    Some(Meaning::Defined) => replaced.push(target),
+                    Some(_) => {
+                        let message = format!(
                             "`{}` comes from outside of the pattern and cannot be replaced; replace what a statement \
                              defines",
                             target.name
-                        ),
-                    );
+                        );
+                        return self.wrong(target.place, message);
+                    }
+                    None => {}
                 }
-                None => {}
-            }
-            if !made.insert(&target.name) {
-                return wrong(target.place, format!("`{}` is replaced twice", target.name));
+                if !made.insert(&target.name) {
+                    return self.wrong(target.place, format!("`{}` is replaced twice", target.name));
+                }
             }
         }
+        match nodes.first().and_then(|node| node.targets.first()) {
+            Some(target) if replaced.is_empty() => {
+                let message = format!("nothing of what the pattern found is replaced; {}", self.list());
+                self.wrong(target.place, message)
+            }
+            _ => Ok(replaced),
+        }
     }
-    if let (Some(node), true) = (pattern.replacement.first(), replaced.is_empty()) {
-        let place = node.targets.first().map_or(start, |target| target.place);
-        return wrong(place, format!("nothing of what the pattern found is replaced; {}", known()));
+
+    /// Operands are tensors that are there, attributes are captured.
+    fn new_value(&self, value: &NewValue, made: &HashSet<&str>) -> Result<(), PatternError> {
+        let tensors = match value {
+            NewValue::Tensor(tensor) => std::slice::from_ref(tensor),
+            NewValue::Call { operands, .. } => operands,
+        };
+        let is_tensor = |named: &Named| {
+            let meaning = self.meanings.get(&named.name);
+            made.contains(named.name.as_str()) || matches!(meaning, Some(Meaning::Defined | Meaning::Free))
+        };
+        if let Some(unknown) = tensors.iter().find(|named| !is_tensor(named)) {
+            let message = format!("`{}` is no tensor that the pattern found; {}", unknown.name, self.list());
+            return self.wrong(unknown.place, message);
+        }
+        let NewValue::Call { attributes, .. } = value else { return Ok(()) };
+        for (_, value) in attributes {
+            if let NewAttribute::Variable { variable, .. } = value
+                && !self.meanings.contains_key(&variable.name)
+            {
+                let message =
+                    format!("`{}` is nothing that the pattern captures; {}", variable.name, self.list());
+                return self.wrong(variable.place, message);
+            }
+        }
+        Ok(())
     }
-    let mut roots: Vec<usize> =
-        replaced.iter().filter_map(|target| pattern.definition(&target.name)).map(|(at, _)| at).collect();
-    if roots.is_empty() {
-        roots = vec![pattern.statements.len() - 1];
-    }
-    roots.dedup();
-    connected(source, &pattern, &mut roots)?;
-    pattern.roots = roots;
-    Ok(pattern)
 }
 
 fn meanings(
@@ -220,7 +242,7 @@ fn circle(source: &Source<'_>, pattern: &Pattern, statement: &Statement) -> Resu
 }
 
 /// Every statement must have to do with what is found.
-fn connected(source: &Source<'_>, pattern: &Pattern, roots: &mut [usize]) -> Result<(), PatternError> {
+fn connected(source: &Source<'_>, pattern: &Pattern, roots: &[usize]) -> Result<(), PatternError> {
     let mut seen: HashSet<usize> = HashSet::new();
     let mut open = roots.to_vec();
     while let Some(at) = open.pop() {

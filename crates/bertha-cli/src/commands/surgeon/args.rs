@@ -122,6 +122,9 @@ pub(crate) struct ExtractArgs {
     /// A tensor where it ends; without any, the outputs of the model.
     #[arg(long = "to", value_name = "TENSOR")]
     pub(crate) outputs: Vec<String>,
+    /// The type of a tensor that neither the file says nor Bertha can find, such as `h=float32[batch, 128]`.
+    #[arg(long = "type", value_name = "TENSOR=TYPE", value_parser = type_of)]
+    pub(crate) types: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) target: Target,
 }
@@ -277,11 +280,18 @@ pub(crate) struct RewriteArgs {
     pub(crate) target: Target,
 }
 
-/// `old=new`; the last `=` divides, because names of exporters hold none but values may.
+/// `old=new`; the first `=` divides: names of exporters hold none, but values may.
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
         _ => Err("give it as OLD=NEW".into()),
+    }
+}
+
+fn type_of(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('=') {
+        Some((name, ty)) if !name.is_empty() && !ty.is_empty() => Ok((name.to_owned(), ty.to_owned())),
+        _ => Err("give it as TENSOR=TYPE, such as h=float32[batch, 128]".into()),
     }
 }
 
