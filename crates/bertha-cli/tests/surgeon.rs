@@ -155,7 +155,7 @@ fn patterns_are_found_and_replaced() {
     let miss = bertha(&["surgeon", "match", &model, "-e", "y = Softmax(Mul(x, Tanh(x)))", "--require"]);
     assert_eq!(miss.code, 3);
     assert!(miss.stdout.contains("it is Sigmoid; Tanh was expected"), "{}", miss.stdout);
-    assert_eq!(miss.stderr, "error: pattern `pattern` was not found\n");
+    assert_eq!(miss.stderr, "error: not found: `pattern`\n");
     let wrong = bertha(&["surgeon", "match", &model, "-e", "y = Mul(x,, y)"]);
     wrong.fails(2, &["error: pattern:1:11: expected an operator", "  y = Mul(x,, y)\n            ^"]);
     bertha(&["surgeon", "rewrite", &model, "-e", "y = Mul(x, z)", "-o", &out])

@@ -10,7 +10,7 @@ use regex::Regex;
 #[command(
     after_help = "The model is never written over unless --in-place says so. What an operation does not touch stays as \
                         it is, byte for byte.\n\nExit codes: 0 done; 1 the file is damaged, or has nothing of the kind that is \
-                        asked for; 2 the command line or a pattern is wrong; 3 --require and a pattern was not found."
+                        asked for; 2 the command line or a pattern is wrong; 3 --require and no pattern was found."
 )]
 pub(crate) struct SurgeonArgs {
     #[command(subcommand)]
@@ -242,7 +242,7 @@ pub(crate) struct Patterns {
     /// A pattern itself.
     #[arg(short = 'e', long = "pattern", value_name = "TEXT")]
     pub(crate) patterns: Vec<String>,
-    /// Fail with exit code 3 when a pattern is not found.
+    /// Fail with exit code 3 when none of the patterns is found.
     #[arg(long)]
     pub(crate) require: bool,
     /// Show where each name of the pattern was found, and all near misses.
