@@ -85,7 +85,9 @@ def compile(file, macros, architecture):
         "warnings": [line for line in log.splitlines() if re.search("warning|serialized", line)],
     }
     if cache:
-        cached.write_bytes(pickle.dumps((cubin, report)))
+        unfinished = cached.with_suffix(f".{os.getpid()}")
+        unfinished.write_bytes(pickle.dumps((cubin, report)))
+        unfinished.rename(cached)
     return cubin, report
 
 

@@ -3,7 +3,8 @@
     python bench/gpu/portable.py compile [ARCH ..]   # no GPU needed: registers and spills of every variant used here
     python bench/gpu/portable.py check               # every kernel on ragged and odd shapes; exits with 1 on an error
     python bench/gpu/portable.py check GROUP [PART]  # one group of kernels; of attention those whose variant has PART
-    python bench/gpu/portable.py time OUT.json       # CUDA graph replays, beside torch in the same run
+    python bench/gpu/portable.py time OUT.json [PART] # CUDA graph replays, beside torch in the same run; PART: attention,
+                                                     # rows, gemm or f32
 
 Checks: outputs start as NaN and what lies beyond the batch's rows must still be NaN afterwards; inputs beyond the
 batch's rows are NaN. References are float64 of the same rounded inputs; the error is ||out - ref|| / ||ref||.
@@ -800,7 +801,10 @@ def time_variants():
     yield "embedding.cu", row_macros("f16", 768, TABLES=3, LAYER_NORM=1, POSITIONS=-1, POSITION_OFFSET=2)
 
 
-def time_all(path):
+TIMES = {"attention": time_attention, "rows": time_rows, "gemm": time_gemm, "f32": time_f32}
+
+
+def time_all(path, part=""):
     import torch
 
     torch.manual_seed(2)
@@ -809,10 +813,9 @@ def time_all(path):
                "gemm_f32": [], "attention_f32": []}  # fmt: skip
     try:
         with torch.inference_mode():
-            time_attention(results)
-            time_rows(results)
-            time_gemm(results)
-            time_f32(results)
+            for name, measure in TIMES.items():
+                if part in ("", name):
+                    measure(results)
     finally:
         with open(path, "w") as out:
             json.dump(results, out, indent=1)
@@ -866,7 +869,7 @@ def main():
     elif command == "check":
         good = check(*sys.argv[2:4]) if len(sys.argv) > 2 else check_all()
     elif command == "time":
-        time_all(sys.argv[2])
+        time_all(*sys.argv[2:4])
         good = True
     else:
         print(__doc__)
