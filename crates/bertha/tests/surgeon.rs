@@ -80,7 +80,7 @@ fn a_speech_encoder_with_plugin_layer_norms_answers_as_before() {
                 assert_eq!(name, other);
                 let own = difference(found, expected);
                 assert!(own <= 1e-5, "batch {batch}, {name}: {own:.2e} from the original");
-                let (_, witness) = witness.iter().find(|(known, _)| *known == name).unwrap();
+                let (_, witness) = witness.iter().find(|(known, _)| *known == *name).unwrap();
                 let outside = difference(found, witness);
                 assert!(outside <= 1e-5, "batch {batch}, {name}: {outside:.2e} from ONNX Runtime");
                 println!(
