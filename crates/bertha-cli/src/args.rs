@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bertha::Precision;
+use bertha::cuda::Arch;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::surgeon::args::SurgeonArgs;
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Plugin(PluginArgs),
     /// Tell what this machine offers and what will be used.
     Doctor(DoctorArgs),
+    /// Run small models of every kind on this machine's GPU and check the answers.
+    Selftest(SelftestArgs),
     /// Look into ONNX files and change them.
     Surgeon(SurgeonArgs),
 }
@@ -65,6 +68,12 @@ pub(crate) struct RunOptions {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
+    /// The GPU to run on, counted from 0.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) gpu: usize,
+    /// In which type the GPU multiplies: f32, f16 or bf16. Without it, that of the engine's plan for this GPU, or f32.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) precision: Option<Precision>,
     #[command(flatten)]
     pub(crate) plugins: PluginOptions,
 }
@@ -86,6 +95,10 @@ pub(crate) struct PluginOptions {
 pub(crate) enum Device {
     /// This machine's processor.
     Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// An NVIDIA GPU if one works and has kernels for the model, else the processor; says which.
+    Auto,
 }
 
 /// The texts of a command: arguments, or lines of the standard input when `-` is given.
@@ -226,6 +239,26 @@ pub(crate) struct RunArgs {
     pub(crate) run: RunOptions,
 }
 
+/// What an engine is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// This machine's processor.
+    Cpu,
+    /// GPUs of an architecture, or of the GPU in this machine.
+    Cuda(Option<Arch>),
+}
+
+fn parse_target(text: &str) -> Result<Target, String> {
+    match text.split_once(':') {
+        None if text == "cpu" => Ok(Target::Cpu),
+        None if text == "cuda" => Ok(Target::Cuda(None)),
+        Some(("cuda", arch)) => {
+            arch.parse().map(|arch| Target::Cuda(Some(arch))).map_err(|error| format!("{error}"))
+        }
+        _ => Err("expected cpu, cuda or cuda:ARCH".into()),
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct BuildArgs {
     /// The model: a checkpoint folder or an .onnx file.
@@ -233,7 +266,12 @@ pub(crate) struct BuildArgs {
     /// Where to write the engine; MODEL's name with .bertha without it.
     #[arg(short, long, value_name = "FILE.bertha")]
     pub(crate) output: Option<PathBuf>,
-    /// In which type products with the model's weights multiply: f32 (exact), bf16 (AVX-512 BF16). Sums are f32.
+    /// What to build for: cpu, cuda (the GPU in this machine) or cuda:ARCH, such as cuda:sm_80, which needs no GPU; may be
+    /// given several times. Without it, cpu.
+    #[arg(long = "target", value_name = "TARGET", value_parser = parse_target)]
+    pub(crate) targets: Vec<Target>,
+    /// In which type products with the model's weights multiply: f32 (exact), bf16 (CPUs with AVX-512 BF16, GPUs), f16
+    /// (GPUs). Sums are f32. A CPU plan beside one for a GPU in f16 stays in f32.
     #[arg(long, default_value_t = Precision::F32, value_name = "TYPE")]
     pub(crate) precision: Precision,
     /// Leave the graph as it was imported.
@@ -383,6 +421,32 @@ pub(crate) struct PluginListArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct SelftestArgs {
+    /// What to test.
+    #[arg(long, value_enum, default_value_t = SelftestTarget::Cuda)]
+    pub(crate) target: SelftestTarget,
+    /// The GPU to test, counted from 0.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) gpu: usize,
+    /// Test this precision alone: f32, f16 or bf16.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) precision: Option<Precision>,
+    /// Leave out wide models and long sequences.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SelftestTarget {
+    /// An NVIDIA GPU.
+    Cuda,
 }
 
 #[derive(Args)]

@@ -12,17 +12,26 @@ use crate::commands::Failure;
 use crate::progress::Spinner;
 
 /// The checkpoint, file by file, as `models/demo` in the repository has it.
+#[cfg(feature = "demo-model")]
 const FILES: [(&str, &[u8]); 3] = [
     ("config.json", include_bytes!("../../../models/demo/config.json")),
     ("model.safetensors", include_bytes!("../../../models/demo/model.safetensors")),
     ("tokenizer.json", include_bytes!("../../../models/demo/tokenizer.json")),
 ];
 
+/// Without the feature `demo-model` there is none.
+#[cfg(not(feature = "demo-model"))]
+const FILES: [(&str, &[u8]); 0] = [];
+
 /// Names the folder for compiled models, over the platform's own cache folder.
 const CACHE_VARIABLE: &str = "BERTHA_CACHE";
 
 /// The demo model, compiled.
 pub(crate) fn engine() -> Result<Engine, Failure> {
+    if !cfg!(feature = "demo-model") {
+        let why = "this build comes without the small English model; name one with --model";
+        return Err(Failure::Usage(why.into()));
+    }
     let Some(cached) = cache_folder().map(|folder| folder.join(file_name())) else { return compile() };
     // A file that is damaged, or made for another processor, is replaced below.
     if let Ok(engine) = Engine::open(&cached)

@@ -43,6 +43,7 @@ fn dispatch(command: Command, verbose: u8) -> Result<(), Failure> {
         Command::Compare(args) => commands::compare::run(args),
         Command::Plugin(args) => commands::plugin::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::Selftest(args) => commands::selftest::run(args),
         Command::Surgeon(args) => commands::surgeon::run(args),
     }
 }

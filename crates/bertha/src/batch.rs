@@ -148,6 +148,16 @@ impl RaggedBatch {
         Ok(tensors)
     }
 
+    /// The batch as sessions on a card take it.
+    pub(crate) fn as_inputs(&self) -> bertha_cuda::RaggedInputs<'_> {
+        bertha_cuda::RaggedInputs {
+            input_ids: &self.input_ids,
+            token_type_ids: &self.token_type_ids,
+            position_ids: &self.position_ids,
+            cu_seqlens: &self.cu_seqlens,
+        }
+    }
+
     /// The batch as the named inputs of a ragged graph; the graph says which of them it takes.
     pub(crate) fn input(&self, name: &str) -> Option<TensorRef<'_>> {
         let tokens = |values| Some(view(&self.token_shape, values));

@@ -42,6 +42,12 @@ impl Workload {
         }
     }
 
+    /// Runs the batch once on the session's card, step by step, and returns the time of each.
+    pub fn profile_gpu(&self, session: &mut Session) -> Result<Vec<bertha_cuda::StepTime>, Error> {
+        let (Batch::Ragged(batch), Some(card)) = (&self.batch, session.gpu()) else { return Ok(Vec::new()) };
+        Ok(card.profile(&batch.as_inputs(), &[])?)
+    }
+
     /// Floating-point operations of its matrix products and attentions.
     pub fn flops(&self) -> f64 {
         cost::flops(&self.graph, &self.bindings, self.sum_of_squares)

@@ -12,6 +12,7 @@ use bertha_graph::{Graph, Interface, Model, ModelInfo};
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::gpu::Gpu;
 use crate::open::{Source, import_from, source_of};
 use crate::rounding::{self, RoundingError};
 use crate::sections;
@@ -102,6 +103,7 @@ pub struct Engine {
     log: Arc<Log>,
     notices: Arc<Vec<String>>,
     pub(crate) rounding_error: Option<Arc<RoundingError>>,
+    pub(crate) gpu: Gpu,
 }
 
 impl Engine {
@@ -183,6 +185,7 @@ impl Engine {
             log: Arc::new(log),
             notices: Arc::new(notices),
             rounding_error: None,
+            gpu: Gpu::default(),
         }
     }
 
@@ -191,14 +194,19 @@ impl Engine {
         sections::save(self, path.as_ref())
     }
 
-    /// A session with `threads` workers, the caller included; 0 takes one for each core.
+    /// A session with `threads` workers, the caller included; 0 takes one for each core. After [`Engine::on_gpu`] it runs
+    /// on that card.
     pub fn session(&self, threads: usize) -> Result<Session, Error> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let cpu = self.cpu.session(threads).map_err(|source| Error::Threads { threads, source })?;
-        Ok(Session::new(self.info.clone(), cpu, self.padded.clone()))
+        let mut session = Session::new(self.info.clone(), cpu, self.padded.clone());
+        if let Some(model) = self.gpu.model() {
+            session.gpu = Some(model.session()?);
+        }
+        Ok(session)
     }
 
     /// What is known of the model.
@@ -241,6 +249,10 @@ impl Engine {
     /// What the compiler did; empty for an engine that was loaded from a file.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    pub(crate) fn add_notice(&mut self, notice: String) {
+        Arc::make_mut(&mut self.notices).push(notice);
     }
 
     /// Sentences the user should see, such as why a plan was made anew for this machine.

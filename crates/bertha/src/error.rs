@@ -92,6 +92,15 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// There is no plan for the GPU.
+    #[error(transparent)]
+    Plan(#[from] bertha_cuda::PlanError),
+    /// The GPU or its driver refused.
+    #[error(transparent)]
+    Cuda(#[from] bertha_cuda::driver::CudaError),
+    /// A run on the GPU failed.
+    #[error(transparent)]
+    GpuRun(#[from] bertha_cuda::RunError),
     /// The model answers other questions than the one asked.
     #[error("{0}")]
     WrongTask(String),

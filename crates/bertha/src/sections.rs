@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Options, Padded};
 use crate::error::Error;
+use crate::gpu::{self, Gpu};
 use crate::plugins;
 use crate::rounding::RoundingError;
 
@@ -81,6 +82,7 @@ pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
         writer.tokenizer(tokenizer)?;
     }
     plugins::write(&mut writer, engine, path)?;
+    gpu::write(&mut writer, engine, &producer(), path)?;
     let mut packed = writer.begin_packed(TARGET)?;
     let mut entries = Vec::new();
     for (entry, bytes) in engine.cpu().packed().entries() {
@@ -140,6 +142,7 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
     };
     let mut engine = Engine::from_parts(info, file.tokenizer()?, cpu, padded, Log::default(), notices);
     engine.rounding_error = rounding_error.map(Arc::new);
+    engine.gpu = Gpu::of_file(file);
     Ok(engine)
 }
 

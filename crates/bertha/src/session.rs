@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bertha_cpu::{CpuSession, OutputRef, StepTime, TensorRef};
+use bertha_cuda::CudaSession;
 use bertha_graph::{DType, Interface, ModelInfo, TensorData, ragged};
 use smallvec::SmallVec;
 
 use crate::batch::{ATTENTION_MASK, Padded, RaggedBatch};
 use crate::engine::Padded as PaddedModel;
 use crate::error::Error;
+use crate::gpu;
 
 /// Memory and threads for runs of one engine. Sessions of one engine share its weights and can run at the same time
 /// on different threads.
@@ -18,11 +20,13 @@ pub struct Session {
     padded: Option<Arc<PaddedModel>>,
     /// Runs of the padded form, once there was one.
     padded_cpu: Option<CpuSession>,
+    /// Runs on a card, in place of the CPU.
+    pub(crate) gpu: Option<CudaSession>,
 }
 
 impl Session {
     pub(crate) fn new(info: Arc<ModelInfo>, cpu: CpuSession, padded: Option<Arc<PaddedModel>>) -> Self {
-        Session { info, cpu, padded, padded_cpu: None }
+        Session { info, cpu, padded, padded_cpu: None, gpu: None }
     }
 
     /// What is known of the model.
@@ -37,7 +41,7 @@ impl Session {
 
     /// Bytes held for intermediate tensors and scratch.
     pub fn memory_bytes(&self) -> usize {
-        self.cpu.memory_bytes()
+        self.gpu.as_ref().map_or_else(|| self.cpu.memory_bytes(), CudaSession::memory_bytes)
     }
 
     /// Runs named tensors and returns the named outputs (all, when `wanted` is empty), in the model's order.
@@ -60,6 +64,9 @@ impl Session {
             return self.run_as_given(inputs, wanted);
         }
         if let Some(padded) = self.padded.clone().filter(|_| has_padding(inputs)) {
+            if self.gpu.is_some() {
+                return Err(gpu::padding_error());
+            }
             return self.run_padded(&padded, inputs, wanted);
         }
         let padded = Padded::from_tensors(&self.info, inputs)?;
@@ -102,7 +109,13 @@ impl Session {
         inputs: &[(&str, &TensorData)],
         wanted: &[&str],
     ) -> Result<Vec<(String, TensorData)>, Error> {
-        collect(&mut self.cpu, inputs, wanted)
+        match &mut self.gpu {
+            Some(session) => {
+                gpu::check_interface(self.info.interface)?;
+                gpu::run_as_given(session, inputs, wanted)
+            }
+            None => collect(&mut self.cpu, inputs, wanted),
+        }
     }
 
     /// Runs a batch without padding and hands each wanted output (all, when `wanted` is empty) to `take`, without
@@ -116,6 +129,10 @@ impl Session {
         wanted: &[&str],
         mut take: impl FnMut(OutputRef<'_>),
     ) -> Result<(), Error> {
+        if let Some(session) = &mut self.gpu {
+            gpu::check_interface(self.info.interface)?;
+            return gpu::run_ragged(session, batch, wanted, take);
+        }
         let model = self.cpu.model().clone();
         let graph = model.graph();
         let mut inputs: SmallVec<[(&str, TensorRef<'_>); 8]> = SmallVec::new();
@@ -137,7 +154,12 @@ impl Session {
         Ok(())
     }
 
-    /// The time of each step for one batch.
+    /// The session on a card, when the engine is on one.
+    pub fn gpu(&mut self) -> Option<&mut CudaSession> {
+        self.gpu.as_mut()
+    }
+
+    /// The time of each step for one batch, on the CPU.
     pub fn profile_ragged(&mut self, batch: &RaggedBatch, wanted: &[&str]) -> Result<Vec<StepTime>, Error> {
         let model = self.cpu.model().clone();
         let graph = model.graph();

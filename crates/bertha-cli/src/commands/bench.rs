@@ -6,7 +6,7 @@ use bertha::Session;
 use bertha::bench::{Workload, random_workload};
 use serde::Serialize;
 
-use super::{Failure, open};
+use super::Failure;
 use crate::args::BenchArgs;
 use crate::{output, progress};
 
@@ -33,13 +33,13 @@ struct Report {
 }
 
 #[derive(Serialize)]
-struct Latency {
-    min: f64,
-    mean: f64,
-    median: f64,
-    p90: f64,
-    p95: f64,
-    p99: f64,
+pub(super) struct Latency {
+    pub(super) min: f64,
+    pub(super) mean: f64,
+    pub(super) median: f64,
+    pub(super) p90: f64,
+    pub(super) p95: f64,
+    pub(super) p99: f64,
 }
 
 /// Time of one step, the median over the timed runs.
@@ -56,7 +56,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     if args.fusions {
         return super::fusions::run(&args);
     }
-    let engine = open(&args.model, &args.run.plugins)?;
+    let engine = args.run.open(&args.model)?;
     let mut session = engine.session(args.run.threads())?;
     let batches = lengths(&args)?;
     let workloads: Result<Vec<Workload>, _> = batches
@@ -67,6 +67,9 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     let workloads = workloads?;
     for _ in 0..args.warmup {
         run_all(&mut session, &workloads)?;
+    }
+    if engine.gpu().is_some() {
+        return super::bench_gpu::run(&args, &engine, &mut session, &workloads, &batches);
     }
     let seconds = measure(&mut session, &workloads, &args)?;
     let per_pass: f64 = seconds.iter().sum::<f64>() / (seconds.len() / workloads.len()) as f64;
@@ -136,7 +139,7 @@ fn measure(session: &mut Session, workloads: &[Workload], args: &BenchArgs) -> R
     Ok(seconds)
 }
 
-fn latency(mut seconds: Vec<f64>) -> Latency {
+pub(super) fn latency(mut seconds: Vec<f64>) -> Latency {
     seconds.sort_by(f64::total_cmp);
     let count = seconds.len();
     // The smallest value that at least this share of the runs did not exceed.

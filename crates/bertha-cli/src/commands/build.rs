@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bertha::{Engine, Options};
+use bertha::cuda::{Arch, driver::Device};
+use bertha::{Engine, Options, Precision};
 
 use super::Failure;
-use crate::args::BuildArgs;
+use crate::args::{BuildArgs, Target};
 use crate::explain;
 use crate::output;
 use crate::progress::Spinner;
@@ -21,14 +22,25 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     explain::check(&source, &args.explain)?;
     // The source graph is needed beside the compiled one only to explain its nodes.
     let explained = (!args.explain.is_empty()).then(|| source.clone());
+    let for_cpu = args.targets.is_empty() || args.targets.contains(&Target::Cpu);
+    let for_gpu = args.targets.iter().any(|target| matches!(target, Target::Cuda(_)));
+    // The precision is the GPU's; the CPU takes part where it has that precision too.
+    let cpu_precision = match (for_gpu, args.precision) {
+        (false, precision) => precision,
+        (true, Precision::Bf16) if for_cpu => Precision::Bf16,
+        (true, _) => Precision::F32,
+    };
     let options = Options {
-        precision: args.precision,
+        precision: cpu_precision,
         optimize: !args.no_optimize,
         stop_after: args.stop_after,
         without: args.without.clone(),
         ..loaded
     };
-    let engine = Engine::compile(source, &options)?;
+    let mut engine = Engine::compile(source, &options)?;
+    for target in &args.targets {
+        add_cuda(&mut engine, *target, args.precision, &spinner)?;
+    }
     spinner.say(format!("writing {}", target.display()));
     engine.save(&target)?;
     drop(spinner);
@@ -53,11 +65,40 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     if let Some(error) = engine.rounding_error() {
         output::line(output::rounding_error(engine.precision(), error))?;
     }
+    for plan in engine.cuda_plans()? {
+        let (code, weights) = plan.bytes();
+        output::line(format!(
+            "{}: {} kernels, {} of machine code, {} of weights",
+            plan.target(),
+            plan.kernels().count(),
+            output::bytes(code as u64),
+            output::bytes(weights as u64)
+        ))?;
+    }
     output::line(format!(
         "{}: {size}, CPU plan for {tier} in {}, built in {seconds:.2} s",
         target.display(),
         engine.precision()
     ))
+}
+
+/// Makes the plan for a GPU target.
+fn add_cuda(
+    engine: &mut Engine,
+    target: Target,
+    precision: Precision,
+    spinner: &Spinner,
+) -> Result<(), Failure> {
+    let (arch, multiprocessors) = match target {
+        Target::Cpu => return Ok(()),
+        Target::Cuda(Some(arch)) => (arch, None),
+        Target::Cuda(None) => {
+            let device = Device::get(0).map_err(bertha::Error::from)?;
+            (Arch::of(&device).map_err(bertha::Error::from)?, Some(device.multiprocessors))
+        }
+    };
+    spinner.say(format!("compiling kernels for {arch} in {precision}"));
+    Ok(engine.add_cuda_plan(arch, precision, multiprocessors)?)
 }
 
 /// The model's name with the engine's ending, in the current folder.

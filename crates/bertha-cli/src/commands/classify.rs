@@ -2,13 +2,13 @@
 
 use bertha_text::tasks::classify::Classify;
 
-use super::{Failure, open};
+use super::Failure;
 use crate::args::ClassifyArgs;
 use crate::output;
 
 pub(crate) fn run(args: ClassifyArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
-    let engine = open(&args.model, &args.run.plugins)?;
+    let engine = args.run.open(&args.model)?;
     let mut answers = Classify::new(&engine, args.run.threads())?.classify(&texts)?;
     for labels in &mut answers {
         labels.truncate(args.top_k as usize);

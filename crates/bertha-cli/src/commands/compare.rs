@@ -10,7 +10,7 @@ use bertha::{Engine, Options, TensorData};
 use serde::Serialize;
 
 use super::onnxruntime::OnnxRuntime;
-use super::{Failure, open, open_with};
+use super::{Failure, open_with};
 use crate::args::{Against, CompareArgs};
 use crate::output;
 use crate::progress::Spinner;
@@ -34,6 +34,8 @@ pub(crate) fn run(args: CompareArgs) -> Result<(), Failure> {
     // Layer by layer, both sides must have the same tensors: the compiler leaves the graph alone then.
     let options = Options { optimize: !args.layers, ..args.run.plugins.options()? };
     let engine = open_with(&args.model, &options)?;
+    // Layer by layer, the CPU runs: it alone can hand out every tensor.
+    let engine = if args.layers { engine } else { args.run.place(engine)? };
     let tensors = match args.against {
         Against::Reference => against_reference(&args, &engine)?,
         Against::Onnxruntime => against_onnxruntime(&args)?,
@@ -97,7 +99,7 @@ fn against_onnxruntime(args: &CompareArgs) -> Result<Vec<Difference>, Failure> {
         model.clone()
     };
     let theirs = OnnxRuntime::open(args.library.as_deref(), &watched)?.run(&names)?;
-    let engine = if args.layers { exported } else { open(&args.model, &args.run.plugins)? };
+    let engine = if args.layers { exported } else { args.run.open(&args.model)? };
     let threads = args.run.threads();
     let ours = if args.layers {
         compare::all_tensors(&engine, threads, &names)?

@@ -2,7 +2,7 @@
 
 use bertha_text::tasks::embed::Embed;
 
-use super::{Failure, open};
+use super::Failure;
 use crate::args::EmbedArgs;
 use crate::output;
 
@@ -18,7 +18,7 @@ pub(crate) fn run(args: EmbedArgs) -> Result<(), Failure> {
         ));
     };
     let texts = args.texts.read()?;
-    let engine = open(model, &args.run.plugins)?;
+    let engine = args.run.open(model)?;
     let mut task = Embed::new(&engine, args.run.threads())?;
     if task.pooling_is_assumed() {
         eprintln!("note: the model does not say how it pools; the mean over tokens is used, not normalised");

@@ -2,15 +2,15 @@
 
 use bertha_text::tasks::fill_mask::{Fill, FillMask};
 
-use super::{Failure, open};
+use super::Failure;
 use crate::args::FillMaskArgs;
 use crate::{demo, output};
 
 pub(crate) fn run(args: FillMaskArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
     let engine = match &args.model {
-        Some(path) => open(path, &args.run.plugins)?,
-        None => demo::engine()?,
+        Some(path) => args.run.open(path)?,
+        None => args.run.place(demo::engine()?)?,
     };
     let mut task = FillMask::new(&engine, args.run.threads())?;
     let answers = task.fill(&texts, args.top_k as usize)?;

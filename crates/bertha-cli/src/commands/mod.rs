@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod bench;
+mod bench_gpu;
 pub(crate) mod build;
 pub(crate) mod classify;
 pub(crate) mod compare;
@@ -12,6 +13,7 @@ pub(crate) mod inspect;
 pub(crate) mod plugin;
 pub(crate) mod rerank;
 pub(crate) mod run;
+pub(crate) mod selftest;
 pub(crate) mod sparse;
 pub(crate) mod surgeon;
 pub(crate) mod tag;
@@ -22,12 +24,13 @@ mod onnxruntime;
 
 use std::path::Path;
 
+use bertha::cuda::models::EncoderConfig;
 use bertha::import::ImportError;
 use bertha::plugin::PluginSet;
-use bertha::{Engine, Options};
+use bertha::{Engine, Model, Options};
 use bertha_text::TextError;
 
-use crate::args::{PluginOptions, RunOptions, Texts};
+use crate::args::{Device, PluginOptions, RunOptions, Texts};
 use crate::progress::Spinner;
 
 /// Why a command failed. The exit code tells the kinds apart: 1 the work failed, 2 the call was wrong (as clap has
@@ -71,12 +74,24 @@ pub(crate) fn open(path: &Path, plugins: &PluginOptions) -> Result<Engine, Failu
 
 pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Engine, Failure> {
     let spinner = Spinner::new(format!("opening {}", path.display()));
-    let engine = Engine::open_with(path, options)?;
+    let engine = match random_model(path)? {
+        Some(model) => Engine::compile(model, options)?,
+        None => Engine::open_with(path, options)?,
+    };
     drop(spinner);
     for notice in engine.notices() {
         eprintln!("note: {notice}");
     }
     Ok(engine)
+}
+
+/// `random:NAME` is a model of that shape with random weights, for measuring speed without a checkpoint.
+fn random_model(path: &Path) -> Result<Option<Model>, Failure> {
+    let Some(name) = path.to_str().and_then(|path| path.strip_prefix("random:")) else { return Ok(None) };
+    let config = EncoderConfig::named(name).ok_or_else(|| {
+        Failure::Usage(format!("random:{name}: known shapes are {}", EncoderConfig::NAMES.join(", ")))
+    })?;
+    Ok(Some(config.build(1).map_err(bertha::Error::from)?))
 }
 
 /// Names libraries of plugins that every command loads, separated as `PATH` is.
@@ -96,6 +111,34 @@ impl PluginOptions {
 }
 
 impl RunOptions {
+    /// Opens a model and places it on the device that was asked for.
+    pub(crate) fn open(&self, path: &Path) -> Result<Engine, Failure> {
+        self.place(open(path, &self.plugins)?)
+    }
+
+    /// The engine on the device that was asked for.
+    pub(crate) fn place(&self, engine: Engine) -> Result<Engine, Failure> {
+        let shown = engine.notices().len();
+        let placed = match self.device {
+            Device::Cpu => return Ok(engine),
+            Device::Cuda => engine.on_gpu(self.gpu, self.precision)?,
+            Device::Auto => match engine.clone().on_gpu(self.gpu, self.precision) {
+                Ok(placed) => placed,
+                Err(error) => {
+                    eprintln!("note: running on the CPU: {error}");
+                    return Ok(engine);
+                }
+            },
+        };
+        for notice in placed.notices().iter().skip(shown) {
+            eprintln!("note: {notice}");
+        }
+        if let (Device::Auto, Some(model)) = (self.device, placed.gpu()) {
+            eprintln!("note: running on {} in {}", model.device().name, model.plan().precision());
+        }
+        Ok(placed)
+    }
+
     /// The thread count, as sessions take it.
     pub(crate) fn threads(&self) -> usize {
         self.threads

@@ -2,13 +2,13 @@
 
 use bertha_text::tasks::rerank::Rerank;
 
-use super::{Failure, open, read_texts};
+use super::{Failure, read_texts};
 use crate::args::RerankArgs;
 use crate::output;
 
 pub(crate) fn run(args: RerankArgs) -> Result<(), Failure> {
     let documents = read_texts(args.documents)?;
-    let engine = open(&args.model, &args.run.plugins)?;
+    let engine = args.run.open(&args.model)?;
     let ranked = Rerank::new(&engine, args.run.threads())?.rerank(&args.query, &documents)?;
     if args.json {
         return output::json(&ranked);

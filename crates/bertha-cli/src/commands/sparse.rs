@@ -2,15 +2,15 @@
 
 use bertha_text::tasks::sparse::Sparse;
 
-use super::{Failure, open};
+use super::Failure;
 use crate::args::SparseArgs;
 use crate::{demo, output};
 
 pub(crate) fn run(args: SparseArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
     let engine = match &args.model {
-        Some(path) => open(path, &args.run.plugins)?,
-        None => demo::engine()?,
+        Some(path) => args.run.open(path)?,
+        None => args.run.place(demo::engine()?)?,
     };
     let answers = Sparse::new(&engine, args.run.threads())?.sparse(&texts)?;
     if args.json {

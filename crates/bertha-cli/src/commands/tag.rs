@@ -2,13 +2,13 @@
 
 use bertha_text::tasks::tag::Tag;
 
-use super::{Failure, open};
+use super::Failure;
 use crate::args::TagArgs;
 use crate::output;
 
 pub(crate) fn run(args: TagArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
-    let engine = open(&args.model, &args.run.plugins)?;
+    let engine = args.run.open(&args.model)?;
     let answers = Tag::new(&engine, args.run.threads())?.tag(&texts)?;
     if args.json {
         return output::json(&answers);

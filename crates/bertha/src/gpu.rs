@@ -1,0 +1,237 @@
+//! Engines on NVIDIA GPUs: plans in the file, plans made on the spot, and sessions on a card.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bertha_compile::Precision;
+use bertha_cpu::OutputRef;
+use bertha_cuda::driver::Device;
+use bertha_cuda::{Arch, CudaModel, CudaPlan, CudaSession, RaggedInputs, StoredPlan, parse_target};
+use bertha_engine::{EngineFile, EngineWriter, PlanHeader};
+use bertha_graph::{DType, Interface, TensorData, ragged};
+
+use crate::batch::RaggedBatch;
+use crate::engine::Engine;
+use crate::error::Error;
+
+/// Version of the CUDA plans' encoding: the JSON of a [`StoredPlan`].
+const PLAN_FORMAT: u32 = 1;
+
+/// What an engine has for GPUs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gpu {
+    /// Plans that were made in this process.
+    plans: Vec<Arc<CudaPlan>>,
+    /// The file that may hold more.
+    file: Option<EngineFile>,
+    /// The card that sessions run on.
+    model: Option<Arc<CudaModel>>,
+}
+
+impl Gpu {
+    pub(crate) fn of_file(file: &EngineFile) -> Self {
+        Gpu { file: Some(file.clone()), ..Gpu::default() }
+    }
+
+    pub(crate) fn model(&self) -> Option<&Arc<CudaModel>> {
+        self.model.as_ref()
+    }
+
+    /// Names of the plans in the file.
+    fn stored(&self) -> Vec<(String, Arch, Precision)> {
+        let Some(file) = &self.file else { return Vec::new() };
+        let parsed = |plan: &PlanHeader| {
+            let (arch, precision) = parse_target(&plan.target)?;
+            Some((plan.target.clone(), arch, precision))
+        };
+        file.plans().filter_map(parsed).collect()
+    }
+}
+
+impl Engine {
+    /// Makes a plan for GPUs of an architecture, which [`Engine::save`] keeps in the file. Needs NVRTC and no card;
+    /// `multiprocessors` are those of the card it is for, when one is at hand.
+    ///
+    /// # Errors
+    /// When the model has nodes without CUDA kernels (all of them are named), NVRTC is missing, or a weight does not fit
+    /// the precision.
+    pub fn add_cuda_plan(
+        &mut self,
+        arch: Arch,
+        precision: Precision,
+        multiprocessors: Option<usize>,
+    ) -> Result<(), Error> {
+        let plan = CudaPlan::build(self.graph(), arch, precision, multiprocessors)?;
+        self.gpu.plans.push(Arc::new(plan));
+        Ok(())
+    }
+
+    /// The plans for GPUs that the engine holds: name, bytes of machine code, bytes of weights.
+    ///
+    /// # Errors
+    /// When a plan in the file is damaged or does not fit its graph.
+    pub fn cuda_plans(&self) -> Result<Vec<Arc<CudaPlan>>, Error> {
+        let mut plans = self.gpu.plans.clone();
+        for (target, ..) in self.gpu.stored() {
+            plans.push(Arc::new(self.stored_plan(&target)?));
+        }
+        Ok(plans)
+    }
+
+    /// The engine with sessions on card `index`, in a precision (`None` takes what the file's plan has, or else f32). A
+    /// plan for the card is taken from the file; without one it is made now, which needs NVRTC.
+    ///
+    /// # Errors
+    /// When there is no such card, its driver does not work, or there is no plan and none can be made.
+    pub fn on_gpu(mut self, index: usize, precision: Option<Precision>) -> Result<Self, Error> {
+        let device = Device::get(index)?;
+        let arch = Arch::of(&device)?;
+        let plan = self.plan_for(arch, precision, device.multiprocessors)?;
+        let model = CudaModel::new(device, plan)?;
+        self.gpu.model = Some(Arc::new(model));
+        Ok(self)
+    }
+
+    fn plan_for(
+        &mut self,
+        arch: Arch,
+        precision: Option<Precision>,
+        multiprocessors: usize,
+    ) -> Result<Arc<CudaPlan>, Error> {
+        let fits = |a: Arch, p: Precision| a == arch && precision.is_none_or(|wanted| wanted == p);
+        if let Some(plan) = self.gpu.plans.iter().find(|plan| fits(plan.arch(), plan.precision())) {
+            return Ok(plan.clone());
+        }
+        let stored = self.gpu.stored();
+        if let Some((target, ..)) = stored.iter().find(|(_, arch, precision)| fits(*arch, *precision)) {
+            match self.stored_plan(target) {
+                Ok(plan) => return Ok(Arc::new(plan)),
+                // Made by another version: the portable graph gives a plan again, if there is a compiler.
+                Err(Error::Plan(error)) => {
+                    self.add_notice(format!("{error}; a plan was made anew from the portable graph."));
+                }
+                Err(error) => return Err(error),
+            }
+        } else if !stored.is_empty() {
+            let names: Vec<&str> = stored.iter().map(|(name, ..)| name.as_str()).collect();
+            self.add_notice(format!(
+                "The engine's plans are {}; one for {arch} was made from its portable graph.",
+                names.join(", ")
+            ));
+        }
+        let precision = precision.unwrap_or_default();
+        Ok(Arc::new(CudaPlan::build(self.graph(), arch, precision, Some(multiprocessors))?))
+    }
+
+    fn stored_plan(&self, target: &str) -> Result<CudaPlan, Error> {
+        let file = self.gpu.file.as_ref().ok_or_else(|| Error::WrongTask("the engine has no file".into()))?;
+        let content = |why: String| Error::EngineContent { path: Path::new(file.name()).to_owned(), why };
+        let plan = file.plan(target)?;
+        if plan.header.plan_format != PLAN_FORMAT {
+            let why = format!("plan {target} has format {}, not {PLAN_FORMAT}", plan.header.plan_format);
+            return Err(content(why));
+        }
+        let stored: StoredPlan = serde_json::from_slice(&plan.payload)
+            .map_err(|error| content(format!("plan {target} is not one: {error}")))?;
+        let blob = file.packed(target)?.unwrap_or_default();
+        let plan = CudaPlan::from_stored(self.graph(), stored, &blob)?;
+        if plan.target() != target {
+            return Err(content(format!("plan {target} says that it is {}", plan.target())));
+        }
+        Ok(plan)
+    }
+
+    /// The card that sessions run on.
+    pub fn gpu(&self) -> Option<&Arc<CudaModel>> {
+        self.gpu.model()
+    }
+}
+
+/// Writes the plans of an engine.
+pub(crate) fn write(
+    writer: &mut EngineWriter,
+    engine: &Engine,
+    producer: &str,
+    path: &Path,
+) -> Result<(), Error> {
+    for plan in engine.cuda_plans()? {
+        let (stored, pieces) = plan.to_stored();
+        let mut packed = writer.begin_packed(&plan.target())?;
+        for piece in &pieces {
+            packed.align()?;
+            packed.append(piece)?;
+        }
+        packed.finish()?;
+        let payload = serde_json::to_vec(&stored)
+            .map_err(|error| Error::EngineContent { path: path.to_owned(), why: error.to_string() })?;
+        let header = PlanHeader {
+            target: plan.target(),
+            producer: producer.to_owned(),
+            plan_format: PLAN_FORMAT,
+            requirements: vec![plan.arch().name().to_owned()],
+        };
+        writer.plan(&header, &payload)?;
+    }
+    Ok(())
+}
+
+/// Runs a ragged batch on the card.
+pub(crate) fn run_ragged(
+    session: &mut CudaSession,
+    batch: &RaggedBatch,
+    wanted: &[&str],
+    mut take: impl FnMut(OutputRef<'_>),
+) -> Result<(), Error> {
+    session.run(&batch.as_inputs(), wanted, |output| {
+        take(OutputRef { name: output.name, dtype: output.dtype, shape: output.shape, bytes: output.bytes });
+    })?;
+    Ok(())
+}
+
+/// Runs named tensors in the graph's own form: `[tokens]` with `cu_seqlens`.
+pub(crate) fn run_as_given(
+    session: &mut CudaSession,
+    inputs: &[(&str, &TensorData)],
+    wanted: &[&str],
+) -> Result<Vec<(String, TensorData)>, Error> {
+    let mut given = RaggedInputs::default();
+    for (name, data) in inputs {
+        let place = match *name {
+            ragged::INPUT_IDS => &mut given.input_ids,
+            ragged::TOKEN_TYPE_IDS => &mut given.token_type_ids,
+            ragged::POSITION_IDS => &mut given.position_ids,
+            ragged::CU_SEQLENS => &mut given.cu_seqlens,
+            _ => return Err(Error::Input { name: (*name).into(), why: "not an input of the model".into() }),
+        };
+        *place = data.as_slice::<i32>().map_err(|_| Error::Input {
+            name: (*name).into(),
+            why: format!("expected {}, found {}", DType::I32, data.dtype()),
+        })?;
+    }
+    let mut results = Vec::new();
+    let mut failure = None;
+    session.run(&given, wanted, |output| {
+        let bytes = bytes::Bytes::copy_from_slice(output.bytes);
+        match TensorData::from_bytes(output.dtype, output.shape.to_vec(), bytes) {
+            Ok(data) => results.push((output.name.to_owned(), data)),
+            Err(error) => failure = Some(error),
+        }
+    })?;
+    failure.map_or(Ok(results), |error| Err(error.into()))
+}
+
+/// The error for padded batches of models that were padded: their answers at padded positions are not computed.
+pub(crate) fn padding_error() -> Error {
+    let why = "the GPU computes no padding: give a batch without zeros in the mask, or use `run_ragged`";
+    Error::Input { name: crate::batch::ATTENTION_MASK.into(), why: why.into() }
+}
+
+/// The error for dense models.
+pub(crate) fn check_interface(interface: Interface) -> Result<(), Error> {
+    match interface {
+        Interface::Ragged => Ok(()),
+        Interface::Dense => {
+            Err(Error::WrongTask("the GPU runs ragged encoders only; use --device cpu for this model".into()))
+        }
+    }
+}
