@@ -1,16 +1,30 @@
-//! The kernels that lowering asks for, compiled for every architecture, without a card.
+//! Every kernel that lowering asks for, compiled for every architecture, without a card: it compiles, spills nothing, keeps
+//! within the registers and shared memory of the architecture, and uses the matrix instructions that it was written for.
 //!
-//! Needs NVRTC; without it the tests say so and pass, unless `BERTHA_NVRTC_REQUIRED` is set.
+//! Needs NVRTC, and nvdisasm (`BERTHA_NVDISASM`) for the last point; without them the tests say so and pass, unless
+//! `BERTHA_NVRTC_REQUIRED` is set.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
 
 use bertha_compile::{Precision, optimize_model};
+use bertha_cuda::driver::LaunchConfig;
+use bertha_cuda::kernels::KernelSpec;
+use bertha_cuda::models::{EncoderConfig, Head};
 use bertha_cuda::selftest::cases;
 use bertha_cuda::{Arch, CudaPlan, Nvrtc};
+use bertha_graph::PoolKind;
+
+fn is_required() -> bool {
+    std::env::var_os("BERTHA_NVRTC_REQUIRED").is_some()
+}
 
 /// The compiler, if it is there.
 fn nvrtc() -> Option<&'static Nvrtc> {
     match Nvrtc::get() {
         Ok(nvrtc) => Some(nvrtc),
-        Err(error) if std::env::var_os("BERTHA_NVRTC_REQUIRED").is_some() => panic!("{error}"),
+        Err(error) if is_required() => panic!("{error}"),
         Err(error) => {
             println!("skipped: {error}");
             None
@@ -18,20 +32,73 @@ fn nvrtc() -> Option<&'static Nvrtc> {
     }
 }
 
+/// The two ends of the tactics, and a middle: tokens, sequences, longest.
+const BATCHES: [[usize; 3]; 3] = [[30, 1, 30], [300, 2, 200], [8000, 40, 300]];
+
+fn launches(config: &EncoderConfig, arch: Arch, precision: Precision) -> BTreeMap<KernelSpec, LaunchConfig> {
+    let (model, _) = optimize_model(&config.build(1).unwrap()).unwrap();
+    let multiprocessors = arch.typical_multiprocessors();
+    CudaPlan::launches_for(&model.graph, arch, precision, multiprocessors, &BATCHES).unwrap()
+}
+
+/// The number in front of `unit` in the compiler's report.
+fn report(log: &str, unit: &str) -> usize {
+    let number = |at: usize| log[..at].trim_end().rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+    log.match_indices(unit).filter_map(|(at, _)| number(at)).max().unwrap_or(0)
+}
+
+fn check(nvrtc: &Nvrtc, spec: &KernelSpec, config: &LaunchConfig, arch: Arch) -> Vec<u8> {
+    let compiled = spec.compile(nvrtc, arch).unwrap_or_else(|error| panic!("{error}"));
+    let log = &compiled.log;
+    let what = format!("{spec} for {arch}:\n{log}");
+    assert_eq!(report(log, " bytes spill stores"), 0, "{what}");
+    assert_eq!(report(log, " bytes spill loads"), 0, "{what}");
+    let registers = report(log, " registers");
+    // A warp's registers are handed out eight to a thread at a time.
+    let of_block = registers.next_multiple_of(8) * config.block as usize;
+    assert!(registers > 0 && of_block <= 65_536, "{what}");
+    let shared = report(log, " bytes smem") + config.shared_bytes as usize;
+    // 1 KiB more is the system's.
+    assert!(shared <= arch.shared_bytes() + 1024, "{shared} bytes of shared memory: {what}");
+    compiled.cubin
+}
+
 #[test]
-fn a_model_with_heads_builds_for_every_architecture() {
-    if nvrtc().is_none() {
-        return;
-    }
-    let case = cases(true).into_iter().find(|case| case.name.ends_with("pooler and masked LM")).unwrap();
-    let (model, _) = optimize_model(&case.config.build(1).unwrap()).unwrap();
+fn kernels_keep_within_the_card_and_spill_nothing() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let heads = vec![Head::Pooler, Head::MaskedLm, Head::Embedding(PoolKind::Mean)];
+    let config = EncoderConfig { layers: 1, heads_on_top: heads, ..cases(true)[0].config.clone() };
     for arch in Arch::ALL {
         for precision in [Precision::F32, Precision::F16] {
-            // One small and one large batch: the two ends of the tactics.
-            let batches = [[40, 2, 20], [4000, 30, 200]];
-            let plan =
-                CudaPlan::build_for(&model.graph, arch, precision, arch.typical_multiprocessors(), &batches);
-            assert!(plan.is_ok(), "{} for {arch} in {precision}: {}", case.name, plan.unwrap_err());
+            for (spec, config) in launches(&config, arch, precision) {
+                check(nvrtc, &spec, &config, arch);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_run_on_the_matrix_units() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let Some(disassembler) = std::env::var_os("BERTHA_NVDISASM").map(PathBuf::from) else {
+        println!("skipped: BERTHA_NVDISASM does not name nvdisasm");
+        return;
+    };
+    let config = EncoderConfig { layers: 1, ..EncoderConfig::named("minilm-l6").unwrap() };
+    for (arch, expected) in [(Arch::Sm75, "HMMA.1688"), (Arch::Sm80, "HMMA.16816"), (Arch::Sm90a, "HGMMA")] {
+        for (spec, config) in launches(&config, arch, Precision::F16) {
+            let is_product = spec.entry.starts_with("gemm") || spec.entry.starts_with("attention");
+            if !is_product || (arch == Arch::Sm90a && !spec.entry.ends_with("sm90a")) {
+                continue;
+            }
+            let cubin = check(nvrtc, &spec, &config, arch);
+            let file = std::env::temp_dir().join(format!("bertha-{}.cubin", std::process::id()));
+            std::fs::write(&file, cubin).unwrap();
+            let output = Command::new(&disassembler).arg("-c").arg(&file).output().unwrap();
+            std::fs::remove_file(&file).unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains(expected), "{spec} for {arch} has no {expected}");
+            assert!(!text.contains("STL"), "{spec} for {arch} keeps values in local memory");
         }
     }
 }

@@ -75,9 +75,9 @@ impl Module {
         // Up to 48 KiB need no permission.
         if shared_bytes > 48 * 1024 {
             set(sys::FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)?;
-            // In percent: the first-level cache is of no use to such kernels, and a change of the split costs time.
-            set(sys::FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
         }
+        // In percent, for all kernels alike: neighbours with different splits of the cache could not overlap.
+        set(sys::FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
         if large_clusters {
             set(sys::FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)?;
         }

@@ -161,6 +161,9 @@ pub struct Setting {
     pub longest: usize,
 }
 
+/// See [`Setting::rows_to_choose_by`].
+pub(crate) const MOST_ROWS_TO_CHOOSE_BY: usize = 16_384;
+
 /// Rows that are allocated for `count`: kernels may read and write up to the end of a tile.
 pub const ROW_ALIGNMENT: usize = 128;
 
@@ -197,6 +200,11 @@ impl Setting {
             Rows::Tokens => self.tokens,
             Rows::Sequences => self.sequences,
         }
+    }
+
+    /// Rows by which kernels are chosen: from a size on, all batches run on the same kernels, so that a plan can hold them.
+    pub fn rows_to_choose_by(&self, rows: Rows) -> usize {
+        self.rows(rows).min(MOST_ROWS_TO_CHOOSE_BY)
     }
 
     /// Rows of this kind that are allocated.

@@ -16,8 +16,8 @@ use bytes::Bytes;
 pub use stored::{StoredCubin, StoredPlan, StoredWeight};
 
 use crate::arch::Arch;
-use crate::driver::CudaError;
-use crate::kernels::{KernelSpec, Setting, buckets};
+use crate::driver::{CudaError, LaunchConfig};
+use crate::kernels::{KernelSpec, MOST_ROWS_TO_CHOOSE_BY, Setting, buckets};
 use crate::program::{LowerError, Program};
 
 /// Why there is no plan.
@@ -86,6 +86,31 @@ impl CudaPlan {
             .map(|[tokens, sequences, longest]| base.for_batch(*tokens, *sequences, *longest))
             .collect();
         build::build(graph, arch, precision, multiprocessors, &settings)
+    }
+
+    /// The kernels that batches like these launch, each with the configuration that has the most shared memory.
+    ///
+    /// # Errors
+    /// When the graph has nodes without kernels.
+    pub fn launches_for(
+        graph: &Graph,
+        arch: Arch,
+        precision: Precision,
+        multiprocessors: usize,
+        batches: &[[usize; 3]],
+    ) -> Result<BTreeMap<KernelSpec, LaunchConfig>, PlanError> {
+        let program = build::checked_program(graph, arch, precision)?;
+        let base = base_setting(arch, multiprocessors);
+        let mut found: BTreeMap<KernelSpec, LaunchConfig> = BTreeMap::new();
+        for [tokens, sequences, longest] in batches {
+            for launch in program.launches(&base.for_batch(*tokens, *sequences, *longest)) {
+                let config = found.entry(launch.kernel).or_insert(launch.config);
+                if config.shared_bytes < launch.config.shared_bytes {
+                    *config = launch.config;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The name under which an engine file keeps it, such as `cuda-sm_90a-f16`.
@@ -176,20 +201,7 @@ fn kernels_in(program: &Program, settings: &[Setting]) -> BTreeSet<KernelSpec> {
 }
 
 /// Sequences in a batch beyond which kernels do not change any more.
-const MOST_PLANNED_SEQUENCES: usize = 16_384;
+const MOST_PLANNED_SEQUENCES: usize = MOST_ROWS_TO_CHOOSE_BY;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_plans_round_trip() {
-        for arch in Arch::ALL {
-            for precision in Precision::ALL {
-                assert_eq!(parse_target(&target_name(arch, precision)), Some((arch, precision)));
-            }
-        }
-        assert_eq!(parse_target("cpu"), None);
-        assert_eq!(parse_target("cuda-sm_1-f16"), None);
-    }
-}
+mod tests;

@@ -26,7 +26,8 @@ fn shared_bytes(tile: &Tile, blocking: &Blocking) -> usize {
 pub(super) fn launch(linear: &Linear, setting: &Setting) -> Launch {
     let rows = setting.rows(linear.rows);
     let (tile, blocking) =
-        best_tile(&TILES, rows, linear.n, setting.planned_multiprocessors).unwrap_or(TILES[0]);
+        best_tile(&TILES, setting.rows_to_choose_by(linear.rows), linear.n, setting.planned_multiprocessors)
+            .unwrap_or(TILES[0]);
     let kernel = KernelSpec::file("gemm_f32")
         .flag("ELEMENT_F32", true)
         .with("N", linear.n)

@@ -42,7 +42,8 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
     }
     let rows = setting.rows(linear.rows);
     let tiles = candidates(setting.arch);
-    let (tile, blocking) = best_tile(&tiles, rows, linear.n, setting.planned_multiprocessors)?;
+    let (tile, blocking) =
+        best_tile(&tiles, setting.rows_to_choose_by(linear.rows), linear.n, setting.planned_multiprocessors)?;
     let [warps_m, warps_n, warps_k] = blocking.warps;
     let kernel = KernelSpec::file("gemm_mma")
         .element(storage)

@@ -56,12 +56,13 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
         return None;
     }
     let capacity = setting.allocated(linear.rows);
-    let (_, tile_n) = best_tile(&TILES, capacity, linear.n, setting.planned_multiprocessors)?;
+    let chosen_by = setting.rows_to_choose_by(linear.rows);
+    let (_, tile_n) = best_tile(&TILES, chosen_by, linear.n, setting.planned_multiprocessors)?;
     let store_buffers = store_buffers(tile_n, linear.output_f32);
     let stages = stages(tile_n, store_buffers, setting.arch.shared_bytes());
-    let tiles = capacity / TILE_M * linear.n.div_ceil(tile_n);
+    let tiles = |rows: usize| rows.div_ceil(TILE_M) * linear.n.div_ceil(tile_n);
     let defer = tile_n == WIDEST
-        && tiles > 2 * setting.planned_multiprocessors
+        && tiles(chosen_by) > 2 * setting.planned_multiprocessors
         && linear.residual.is_none()
         && !linear.output_f32
         && linear.k >= 2 * tile_n;
@@ -76,7 +77,7 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
         .flag("RESIDUAL", linear.residual.is_some())
         .flag("OUTPUT_F32", linear.output_f32)
         .flag("DEFER", defer);
-    let blocks = tiles.min(setting.multiprocessors);
+    let blocks = tiles(capacity).min(setting.multiprocessors);
     let config = setting.config(blocks, THREADS, shared_bytes(tile_n, stages, store_buffers));
     let bf16 = storage == Storage::Bf16;
     let map = |rows: usize, columns: usize, box_rows: usize| TensorMapDesc {

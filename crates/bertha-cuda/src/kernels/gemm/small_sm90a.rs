@@ -11,46 +11,26 @@ const BLOCK_K: usize = 64;
 const FEATURES: usize = 64;
 /// Widths of tiles in tokens.
 const TOKENS: [usize; 8] = [8, 16, 32, 64, 96, 128, 192, 256];
-/// Blocks along K, at most: a portable cluster.
-const MOST_SPLITS: usize = 8;
+/// Numbers of blocks along K, up to a portable cluster.
+const SPLITS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 /// Tokens up to which this kernel is the better one.
-const MOST_TOKENS: usize = 384;
+const MOST_TOKENS: usize = 256;
 
 fn shared_bytes(tokens: usize, split: usize, stages: usize) -> usize {
     let owned = (tokens / 8).div_ceil(split);
     stages * (FEATURES + tokens) * 128 + owned * FEATURES * (32 * (split - 1) + 16) + 16 * stages + 8
 }
 
-/// Tokens of a tile, and blocks along K. Measured on an H100 for the layers of BERT-base and -large: up to 32 tokens K is
-/// split as far as blocks fit; around 128, wide layers have blocks enough without a split, long ones need it, square ones
-/// do best with narrow tiles of tokens.
-fn tile_and_split(
-    rows: usize,
-    tiles: usize,
-    k_blocks: usize,
-    multiprocessors: usize,
-) -> Option<(usize, usize)> {
-    let tokens = match rows {
-        0..=64 => TOKENS.into_iter().find(|tokens| rows <= *tokens)?,
-        65..=128 if k_blocks > 24 => 128,
-        65..=128 if tiles >= 30 => 64,
-        65..=128 => 32,
-        _ => 128,
-    };
-    let across = tiles * rows.div_ceil(tokens);
-    let most = match rows {
-        0..=64 => (multiprocessors + multiprocessors / 8) / across.max(1),
-        65..=128 if tokens == 128 => 6,
-        65..=128 if tokens == 32 => 4,
-        _ => multiprocessors / across.max(1),
-    };
-    Some((tokens, even_split(k_blocks, most)))
-}
-
-/// The largest number of equal parts, up to `most` and what a cluster holds.
-fn even_split(k_blocks: usize, most: usize) -> usize {
-    let most = most.clamp(1, MOST_SPLITS.min(k_blocks.max(1)));
-    (1..=most).rev().find(|split| k_blocks.is_multiple_of(*split)).unwrap_or(1)
+/// Tokens of a tile, and blocks along K: as many as let the whole grid run at once. The rule meets nearly all optima
+/// measured on an H100 for BERT-base and -large (`bench/runs/2026-11-24-h100-gemm.json`).
+fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usize, usize) {
+    let square = linear.n <= 1024 && linear.k <= 1024;
+    let widest = if square { 64 } else { 128 };
+    let tokens =
+        TOKENS.into_iter().find(|tokens| rows <= *tokens).map_or(widest, |tokens| tokens.min(widest));
+    let across = linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
+    let fits = |split: &usize| *split <= linear.k.div_ceil(BLOCK_K) && split * across <= multiprocessors;
+    (tokens, SPLITS.into_iter().rev().find(fits).unwrap_or(1))
 }
 
 pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
@@ -65,7 +45,7 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
     }
     let k_blocks = linear.k.div_ceil(BLOCK_K);
     let tiles = linear.n.div_ceil(FEATURES);
-    let (tokens, split) = tile_and_split(rows, tiles, k_blocks, setting.planned_multiprocessors)?;
+    let (tokens, split) = tile_and_split(rows, linear, setting.planned_multiprocessors);
     let whole = k_blocks.div_ceil(split);
     let stages = (2..=whole.max(2))
         .rev()
