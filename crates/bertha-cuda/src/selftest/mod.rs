@@ -28,7 +28,8 @@ pub struct CaseResult {
     pub name: String,
     /// The precision it ran in.
     pub precision: Precision,
-    /// The largest relative error of an output: the norm of the difference over the norm of the reference.
+    /// The largest relative error of an output: the norm of the difference over the norm of the reference; for outputs of
+    /// heads, half of it.
     pub error: f64,
     /// What is allowed.
     pub bound: f64,
@@ -136,9 +137,15 @@ fn compare(model: &Model, batch: &Batch, outputs: &Outputs) -> Result<f64, CaseE
             norm += theirs * theirs;
         }
         let error = if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() };
-        worst = larger(worst, error);
+        worst = larger(worst, error / allowance(name));
     }
     Ok(worst)
+}
+
+/// How much more error an output may have than the last hidden state: the few values of a head are sums in which the
+/// rounding of a hidden state stays and much of its size cancels.
+fn allowance(output: &str) -> f64 {
+    if output == bertha_graph::output::LAST_HIDDEN_STATE { 1.0 } else { 2.0 }
 }
 
 /// A batch of random tokens.
