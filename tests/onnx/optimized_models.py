@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 from onnxruntime import quantization
 from onnxruntime.transformers import optimizer
+from onnxruntime.transformers.fusion_options import FusionOptions
 
 # What the rewritten models are made from: families and ways of attention, not every operator set.
 SOURCES = ["bert_eager_legacy11", "bert_sdpa_legacy17", "bert_qa_eager_legacy14", "bert_sdpa_dynamo18"]
@@ -39,8 +40,12 @@ def quietly():
     logging.disable(logging.NOTSET)
 
 
-def optimized(path, out, half=False):
-    model = optimizer.optimize_model(str(path), model_type="bert", opt_level=0)
+def optimized(path, out, half=False, raw_mask=False):
+    """Attention gets the lengths of the sequences from a call with defaults, the mask itself from the command line."""
+    options = FusionOptions("bert")
+    if raw_mask:
+        options.use_raw_attention_mask(True)
+    model = optimizer.optimize_model(str(path), model_type="bert", opt_level=0, optimization_options=options)
     if half:
         model.convert_float_to_float16(keep_io_types=True)
     model.save_model_to_file(str(out))
@@ -84,14 +89,19 @@ def variants(path, out, batches):
             return []
         return [(target, tolerance)]
 
-    ways = [("optimized", optimized, path, ROUNDING), ("optimized_fp16", optimized, path, HALF, True)]
-    ways += [("session", session_saved, path, ROUNDING), ("dynamic", dynamic, path, STEPS)]
-    ways += [("dynamic_session", session_saved, out / f"{path.stem}.dynamic.onnx", STEPS)]
-    ways += [("optimized_dynamic", dynamic, out / f"{path.stem}.optimized.onnx", STEPS)]
+    plain, integer = out / f"{path.stem}.optimized.onnx", out / f"{path.stem}.dynamic.onnx"
+    ways = [
+        ("optimized", optimized, path, ROUNDING),
+        ("optimized_raw", optimized, path, ROUNDING, False, True),
+        ("optimized_fp16", optimized, path, HALF, True),
+        ("session", session_saved, path, ROUNDING),
+        ("dynamic", dynamic, path, STEPS),
+        ("dynamic_session", session_saved, integer, STEPS),
+        ("optimized_dynamic", dynamic, plain, STEPS),
+        ("optimized_qdq", static, plain, STEPS, quantization.QuantFormat.QDQ, batches),
+    ]
     for way, quant_format in [("qdq", quantization.QuantFormat.QDQ), ("qoperator", quantization.QuantFormat.QOperator)]:
         ways += [(way, static, path, STEPS, quant_format, batches)]
         ways += [(f"{way}_session", session_saved, out / f"{path.stem}.{way}.onnx", STEPS)]
-    plain = out / f"{path.stem}.optimized.onnx"
-    ways += [("optimized_qdq", static, plain, STEPS, quantization.QuantFormat.QDQ, batches)]
     for way in ways:
         yield from write(*way)

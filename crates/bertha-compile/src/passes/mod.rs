@@ -64,6 +64,8 @@ pub fn portable() -> &'static [&'static dyn Pass] {
 /// The passes over ragged graphs, from a checkpoint or from a padded graph, after the portable ones.
 pub fn ragged() -> &'static [&'static dyn Pass] {
     &[
+        // Ids of ragged graphs are i32; what converted those of the padded graph changes nothing now.
+        &identities::Identities,
         // Needs ids of one shape, which padded graphs do not have.
         &embedding_sum::EmbeddingSum,
         &packed_qkv::PackedQkv,

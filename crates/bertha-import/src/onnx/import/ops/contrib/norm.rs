@@ -1,6 +1,6 @@
 //! Residual additions that end with a normalisation.
 
-use bertha_graph::{BinaryOp, Op, TensorId};
+use bertha_graph::{BinaryOp, Op, Origin, TensorId};
 
 use super::super::elementwise::some;
 use super::super::reduce::root_mean_square;
@@ -19,13 +19,22 @@ fn sum(node: &mut NodeContext, bias: Option<TensorId>) -> Translated<TensorId> {
     if node.has_output(output::MEAN) || node.has_output(output::INVERSE_DEVIATION) {
         return Err("mean and inverse deviation are for training, and not given here".into());
     }
-    let (x, skip) = (node.input(0)?, node.input(1)?);
-    let mut sum = node.binary("sum", BinaryOp::Add, x, skip)?;
+    let (mut x, mut skip) = (node.input(0)?, node.input(1)?);
     if let Some(bias) = bias {
-        sum = node.binary("biased", BinaryOp::Add, sum, bias)?;
+        // Where the bias belongs to a product, it goes there; a sum is the same in any order.
+        let summand = if is_product(node, skip) && !is_product(node, x) { &mut skip } else { &mut x };
+        *summand = node.binary("biased", BinaryOp::Add, *summand, bias)?;
     }
+    let sum = node.binary("sum", BinaryOp::Add, x, skip)?;
     node.alias_output(output::SUM, sum);
     Ok(sum)
+}
+
+fn is_product(node: &NodeContext, tensor: TensorId) -> bool {
+    match &node.graph.tensor(tensor).origin {
+        Origin::Node { node: id, .. } => matches!(node.graph.node(*id).op, Op::MatMul),
+        Origin::Input | Origin::Constant(_) => false,
+    }
 }
 
 pub(super) fn skip_layer_normalization(node: &mut NodeContext) -> Translated {

@@ -1,7 +1,8 @@
 //! Queries, keys and values, which ONNX Runtime keeps side by side.
 
-use bertha_graph::{Activation, Op, TensorData, TensorId, WeightLayout};
+use bertha_graph::{BinaryOp, Op, TensorData, TensorId};
 
+use super::super::elementwise::some;
 use crate::onnx::import::context::{NodeContext, Translated};
 
 /// What the three parts are called.
@@ -15,7 +16,6 @@ pub(super) fn products(
     (weight, bias): (usize, usize),
     widths: [usize; 3],
 ) -> Translated<[TensorId; 3]> {
-    let linear = Op::Linear { layout: WeightLayout::InOut, activation: Activation::None };
     let constant_bias = node.constant_input(bias)?;
     let cuttable = constant_bias.is_some() || !node.has_input(bias);
     if let (true, Some(weights)) = (cuttable, node.constant_input(weight)?) {
@@ -28,13 +28,28 @@ pub(super) fn products(
                 None => None,
                 Some(biases) => Some(node.constant(&format!("{part}.bias"), biases[index].clone())?),
             };
-            products.push(node.step(part, linear.clone(), &[Some(x), Some(weight), bias])?);
+            products.push(linear(node, part, x, weight, bias)?);
         }
         return three(&products);
     }
     let (weight, bias) = (node.input(weight)?, node.optional(bias)?);
-    let product = node.step("projections", linear, &[Some(x), Some(weight), bias])?;
+    let product = linear(node, "projections", x, weight, bias)?;
     split(node, product, widths)
+}
+
+/// Product and sum as exporters write them, so that the same passes see the same.
+fn linear(
+    node: &mut NodeContext,
+    suffix: &str,
+    x: TensorId,
+    weight: TensorId,
+    bias: Option<TensorId>,
+) -> Translated<TensorId> {
+    let product = node.step(suffix, Op::MatMul, &some([x, weight]))?;
+    match bias {
+        None => Ok(product),
+        Some(bias) => node.binary(&format!("{suffix}_biased"), BinaryOp::Add, product, bias),
+    }
 }
 
 /// The parts of a tensor whose last dimension holds three.
