@@ -26,9 +26,9 @@ impl Pass for Attention {
     fn find(&self, graph: &Graph, uses: &Uses) -> Findings {
         let mut findings = Findings::default();
         for id in graph.node_ids() {
-            let Some((softmax, mut nodes)) = weights_of(graph, id) else { continue };
-            let patch =
-                Parts::of(graph, softmax, &mut nodes).and_then(|parts| parts.patch(graph, uses, id, nodes));
+            let Some((softmax, nodes)) = weights_of(graph, id) else { continue };
+            let patch = nodes
+                .and_then(|mut nodes| Parts::of(graph, softmax, &mut nodes)?.patch(graph, uses, id, nodes));
             match patch {
                 Ok(patch) => findings.patches.push(patch),
                 Err(why) => {
@@ -42,8 +42,8 @@ impl Pass for Attention {
 }
 
 /// The softmax that the left operand of this product is, looking through conversions and the guard against rows without
-/// a key, `where(is_nan(weights), 0, weights)`.
-fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
+/// a key, `where(is_nan(weights), 0, weights)`; with the nodes on the way, or why they are not passed.
+fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Result<Vec<NodeId>, &'static str>)> {
     if graph.node(product).op != Op::MatMul {
         return None;
     }
@@ -55,7 +55,7 @@ fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
         tensor = match &node.op {
             Op::Softmax { axis } => {
                 let rank = graph.tensor(tensor).ty.shape.rank();
-                return (axis_of(*axis, rank) == rank.checked_sub(1)).then_some((id, nodes));
+                return (axis_of(*axis, rank) == rank.checked_sub(1)).then_some((id, Ok(nodes)));
             }
             Op::Cast { to } if to.is_float() => input(graph, id, 0)?,
             Op::Where => {
@@ -63,7 +63,10 @@ fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Vec<NodeId>)> {
                 let weights = input(graph, id, 2)?;
                 let guards = test.op == Op::Unary(UnaryOp::IsNan) && input(graph, guard, 0) == Some(weights);
                 if !guards || scalar(graph, input(graph, id, 1)?) != Some(0.0) {
-                    return None;
+                    // Speech encoders do so, lest a row without a key become NaN.
+                    let why = "its weights are masked once more after the softmax";
+                    let (softmax, node) = producer(graph, weights)?;
+                    return matches!(node.op, Op::Softmax { .. }).then_some((softmax, Err(why)));
                 }
                 nodes.push(guard);
                 weights

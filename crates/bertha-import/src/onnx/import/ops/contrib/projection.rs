@@ -33,6 +33,9 @@ pub(super) fn products(
         return three(&products);
     }
     let (weight, bias) = (node.input(weight)?, node.optional(bias)?);
+    if node.rank(weight) != 2 {
+        return Err(format!("its weight is {}; expected a matrix [in, out]", node.ty(weight)).into());
+    }
     let product = linear(node, "projections", x, weight, bias)?;
     split(node, product, widths)
 }
