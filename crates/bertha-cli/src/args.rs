@@ -267,7 +267,7 @@ pub(crate) struct BuildArgs {
     #[arg(short, long, value_name = "FILE.bertha")]
     pub(crate) output: Option<PathBuf>,
     /// What to build for: cpu, cuda (the GPU in this machine) or cuda:ARCH, such as cuda:sm_80, which needs no GPU; may be
-    /// given several times. Without it, cpu.
+    /// given several times. A plan for this CPU is part of every engine.
     #[arg(long = "target", value_name = "TARGET", value_parser = parse_target)]
     pub(crate) targets: Vec<Target>,
     /// In which type products with the model's weights multiply: f32 (exact), bf16 (CPUs with AVX-512 BF16, GPUs), f16

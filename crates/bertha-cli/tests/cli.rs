@@ -438,6 +438,7 @@ fn every_command_explains_itself() {
         "bench",
         "compare",
         "doctor",
+        "selftest",
     ] {
         assert!(overview.contains(name), "{overview}");
         let help = bertha(&[name, "--help"]).succeeds().stdout.clone();
