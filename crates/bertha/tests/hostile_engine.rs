@@ -70,13 +70,14 @@ impl Parts {
     fn with_entry(&self, field: &str, value: Value) -> Self {
         let mut parts = self.clone();
         let (_, payload) = parts.plan.as_mut().unwrap();
-        let mut entries: Value = serde_json::from_slice(payload).unwrap();
+        let mut plan: Value = serde_json::from_slice(payload).unwrap();
+        let entries = &mut plan["weights"];
         assert!(entries.as_array().is_some_and(|entries| entries.len() > 1));
         match field.strip_prefix("desc.") {
             Some(field) => entries[0]["desc"][field] = value,
             None => entries[0][field] = value,
         }
-        *payload = serde_json::to_vec(&entries).unwrap();
+        *payload = serde_json::to_vec(&plan).unwrap();
         parts
     }
 }
