@@ -6,6 +6,7 @@ use bertha_graph::plugin::{PluginOp, TensorView, TensorViewMut};
 use bertha_graph::{Op, Shape, TensorData, TensorType, rules};
 use smallvec::SmallVec;
 
+use super::attention;
 use super::buffer::AlignedBuffer;
 use super::conv;
 use super::encoder::{self, Refusal};
@@ -153,6 +154,7 @@ fn dispatch(
         Kernel::RaggedAttention { heads, scale, relative } => {
             encoder::ragged_attention(context, operands, (*heads, *scale), *relative, &mut scratch.bias, y)
         }
+        Kernel::Attention(attrs) => attention::dense(context, operands, attrs, y),
         Kernel::Function(function) => encoder::function(context, operands, *function, y),
         Kernel::Arithmetic { op, right } => encoder::arithmetic(context, operands, *op, *right, y),
         Kernel::Softmax => encoder::softmax(context, operands, y),

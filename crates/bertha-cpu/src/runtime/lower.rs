@@ -6,6 +6,7 @@ use bertha_compile::{Uses, memory};
 use bertha_graph::{DType, Dim, GeluKind, Graph, Node, NodeId, Op, Origin, Tensor, TensorId, WeightLayout};
 
 use super::LowerError;
+use super::attention;
 use super::dims::{CompiledDim, Symbols};
 use super::packed::{PackedStore, PackedWeight};
 use super::program::{
@@ -187,6 +188,9 @@ impl<'a> Lowering<'a> {
             Op::MatMul if f32s && self.are_matrices(node) => Kernel::MatMul,
             Op::RaggedAttention { heads, scale, relative } if is_f32(first) => {
                 Kernel::RaggedAttention { heads: *heads, scale: *scale, relative: *relative }
+            }
+            Op::Attention(attrs) if attention::fits(self.graph, node, attrs) => {
+                Kernel::Attention(attrs.clone())
             }
             Op::Softmax { axis } if f32s && is_last_axis(*axis, first) => Kernel::Softmax,
             Op::Pool(kind) if is_f32(first) => Kernel::Pool(*kind),

@@ -1,5 +1,6 @@
 //! The CPU runtime: graphs become programs, sessions run them.
 
+mod attention;
 mod buffer;
 mod conv;
 mod dims;

@@ -1,7 +1,9 @@
 //! A lowered graph: typed steps over tensors that have places.
 
 use bertha_graph::plugin::PluginOp;
-use bertha_graph::{Activation, ConvAttrs, DType, Op, PoolKind, RelativeBuckets, Shape, TensorData};
+use bertha_graph::{
+    Activation, AttentionAttrs, ConvAttrs, DType, Op, PoolKind, RelativeBuckets, Shape, TensorData,
+};
 
 use super::dims::{CompiledDim, Symbols};
 use super::packed::PackedWeight;
@@ -106,6 +108,8 @@ pub(crate) enum Kernel {
     DepthwiseConv(ConvAttrs),
     /// `q, k, v, cu_seqlens, relative_bias? -> y`.
     RaggedAttention { heads: usize, scale: f32, relative: Option<RelativeBuckets> },
+    /// `q, k, v, mask? -> y`, padded.
+    Attention(AttentionAttrs),
     /// `x -> y`, a function of each element.
     Function(UnaryOp),
     /// `a, b -> y`, with a right operand of a simple form.
@@ -146,6 +150,7 @@ impl Kernel {
             Kernel::Conv { .. } => "conv",
             Kernel::DepthwiseConv(_) => "depthwise_conv",
             Kernel::RaggedAttention { .. } => "ragged_attention",
+            Kernel::Attention(_) => "dense_attention",
             Kernel::Function(_) => "function",
             Kernel::Arithmetic { .. } => "arithmetic",
             Kernel::Softmax => "softmax",
