@@ -18,10 +18,11 @@ class Failed(Exception):
 class Peer:
     """A peer in a process of its own."""
 
-    def __init__(self, name, threads, log):
+    def __init__(self, name, threads, precision, log):
         self.name = name
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [sys.executable, Path(__file__).with_name("worker.py"), name, "--threads", str(threads)]
+        worker = [sys.executable, Path(__file__).with_name("worker.py"), name]
+        command = [*worker, "--threads", str(threads), "--precision", precision]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
         )
@@ -72,14 +73,17 @@ class Bertha:
 
     name = "bertha"
 
-    def __init__(self, binary, threads):
+    def __init__(self, binary, threads, isa):
         self.binary, self.threads, self.nice = binary, threads, None
+        self.environment = os.environ | ({"BERTHA_ISA": isa} if isa else {})
         self.version = self.call("--version").split()[-1]
 
     def call(self, *arguments):
         command = [str(argument) for argument in (self.binary, *arguments)]
         raised = None if self.nice is None else lambda: os.setpriority(os.PRIO_PROCESS, 0, self.nice)
-        done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=raised)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, preexec_fn=raised, env=self.environment
+        )
         if done.returncode != 0:
             raise Failed(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout

@@ -1,6 +1,7 @@
 """Random-weight checkpoints and their exports, made once and kept in a folder."""
 
 import json
+import os
 import subprocess
 
 import torch
@@ -78,11 +79,13 @@ def bertha_export(path, bertha):
     return target
 
 
-def bertha_engine(source, target, bertha):
+def bertha_engine(source, target, bertha, precision, isa):
     """`source`, a checkpoint or an ONNX file, as an engine; made anew for another build of Bertha."""
     stamp = target.with_suffix(".json")
     made_by = {"bertha": str(bertha), "modified": bertha.stat().st_mtime_ns}
     if not target.exists() or not stamp.exists() or json.loads(stamp.read_text()) != made_by:
-        subprocess.run([bertha, "build", source, "-o", target], check=True, stdout=subprocess.DEVNULL)
+        command = [bertha, "build", source, "--precision", precision, "-o", target]
+        environment = os.environ | ({"BERTHA_ISA": isa} if isa else {})
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         stamp.write_text(json.dumps(made_by))
     return target

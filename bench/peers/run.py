@@ -3,15 +3,17 @@
     cargo build --release && cargo build --release -p bertha-cpu --example gemm_peak
     python bench/peers/run.py --quick
 
-Everything runs the same random weights in f32, the same shape and the same number of threads. The outputs are compared
+Everything runs the same random weights in one precision, the same shape and the same number of threads. The outputs are compared
 with PyTorch's in f64 first; an engine that differs is not timed. The engines are timed in turns, round by round.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -44,12 +46,19 @@ def arguments():
     add("--models", nargs="+", choices=shapes.MODELS, default=["bert-base", "minilm-l6"])
     add("--shapes", nargs="+", choices=shapes.SHAPES, default=list(shapes.SHAPES))
     add("--threads", nargs="+", type=int, default=[1, 2])
-    add("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    add("--peers", nargs="+", choices=PEERS, help="all but onnxruntime-avx2, which is for --isa avx2")
+    add("--precision", choices=["f32", "bf16"], default="f32", help="what all engines multiply in")
+    add("--isa", choices=["portable", "avx2", "avx512"], help="the instruction set Bertha is held to")
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=0.6, help="time of each engine in a round, at least")
-    add("--tolerance", type=float, default=1e-4, help="largest error, relative to the largest output")
+    add("--tolerance", type=float, help="largest error, relative to the largest output (f32 1e-4, bf16 0.1)")
     add("--check-only", action="store_true", help="compare outputs and time nothing")
     add("--nice", type=int, help="niceness of the engines while they are timed (below 0 needs privileges)")
+    add(
+        "--quiet",
+        help="a command that keeps the machine quiet from when it prints a line until its input ends; it gets the "
+        "number of this process, and runs while engines are timed",
+    )
     add("--bertha", type=Path, default=ROOT / "target/release/bertha", help="the binary to measure")
     add(
         "--peak",
@@ -62,6 +71,10 @@ def arguments():
     args = parser.parse_args()
     if args.quick:
         args.models, args.shapes, args.threads, args.rounds = ["bert-base"], shapes.QUICK, [os.cpu_count()], 3
+    if args.peers is None:
+        args.peers = [name for name in PEERS if name != "onnxruntime-avx2"]
+    if args.tolerance is None:
+        args.tolerance = {"f32": 1e-4, "bf16": 0.1}[args.precision]
     if not args.bertha.exists():
         parser.error(f"{args.bertha} is not there: cargo build --release")
     args.bertha = args.bertha.resolve()
@@ -77,19 +90,35 @@ def sources(name, model, shape, args):
         "checkpoint": lambda: path,
     }
     if name == "bertha":
-        return [models.bertha_engine(exported["bertha"](), path / "bertha.bertha", args.bertha)]
+        target = path / f"bertha-{args.precision}-{args.isa or 'best'}.bertha"
+        return [models.bertha_engine(exported["bertha"](), target, args.bertha, args.precision, args.isa)]
     return [exported[file]() for file in PEERS[name].files]
 
 
 def start(threads, args, log):
     """The engines that can run here, Bertha first."""
-    handles = [engines.Bertha(args.bertha, threads)]
+    handles = [engines.Bertha(args.bertha, threads, args.isa)]
     for name in args.peers:
         try:
-            handles.append(engines.Peer(name, threads, log))
+            handles.append(engines.Peer(name, threads, args.precision, log))
         except engines.Failed as failure:
             print(f"{name} cannot run here: {failure}", file=sys.stderr)
     return handles
+
+
+@contextlib.contextmanager
+def quiet(command):
+    """Holds the quiet that a command makes."""
+    if not command:
+        yield
+        return
+    call = [*shlex.split(command), str(os.getpid())]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.stdin.close()
 
 
 def one(model, shape, threads, handles, args):
@@ -118,7 +147,8 @@ def one(model, shape, threads, handles, args):
             for handle in agreeing:
                 if args.nice is not None:
                     handle.prioritize(args.nice)
-            measurement.time(agreeing, min(args.rounds, 3) if long else args.rounds, budget)
+            with quiet(args.quiet):
+                measurement.time(agreeing, min(args.rounds, 3) if long else args.rounds, budget)
         for handle in loaded:
             if args.nice is not None:
                 handle.prioritize(0)
@@ -135,7 +165,9 @@ def core_peak(args):
         sys.exit(
             f"{example} is not there: cargo build --release -p bertha-cpu --example gemm_peak, or give --peak"
         )
-    with subprocess.Popen([example, "1"], stdout=subprocess.PIPE, text=True) as process:
+    isa = args.isa or json.loads(output_of(str(args.bertha), "doctor", "--json"))["used"]
+    command = [example, "1", isa, args.precision]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         words = process.stdout.readline().split()
         process.terminate()
     return float(words[words.index("peak") + 1])
@@ -184,7 +216,8 @@ def main():
         "uncommitted_changes": bool(output_of("git", "status", "--porcelain", "--untracked-files=no")),
         "machine": machine(args),
         "versions": versions,
-        "precision": "f32",
+        "precision": args.precision,
+        "isa_of_bertha": args.isa or "the best",
         "peak_gflops_per_core": peak,
         "load_average": {"before": load, "after": measure.load_average()},
         "stolen_share": stolen / max(total, 1),

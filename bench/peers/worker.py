@@ -19,7 +19,9 @@ class Onnxruntime:
 
     files = ("torch", "bertha")
 
-    def __init__(self, threads):
+    def __init__(self, threads, precision):
+        if precision != "f32":
+            raise ValueError(f"its CPU provider does not multiply in {precision}")
         import onnxruntime
 
         self.runtime, self.threads = onnxruntime, threads
@@ -50,12 +52,40 @@ class Onnxruntime:
         self.session = self.binding = None
 
 
+class OnnxruntimeAvx2(Onnxruntime):
+    """ONNX Runtime that does not see AVX-512. It has no switch for that: a copy of its library is loaded in which the test
+    of the operating system's AVX-512 state never succeeds."""
+
+    # Of MLAS, where it picks its kernels: not rax; test al, 0xe0; je to where AVX-512 is used.
+    TEST = bytes.fromhex("48f7d0a8e00f84")
+    JUMP = 6
+
+    def __init__(self, threads, precision):
+        import importlib.util
+        import shutil
+        import tempfile
+        from pathlib import Path
+
+        package = Path(importlib.util.find_spec("onnxruntime").origin).parent
+        self.folder = tempfile.TemporaryDirectory()
+        copy = Path(self.folder.name) / "onnxruntime"
+        shutil.copytree(package, copy)
+        (library,) = copy.glob("capi/onnxruntime_pybind11_state*.so")
+        code = library.read_bytes()
+        if code.count(self.TEST) != 1:
+            raise ValueError(f"cannot find where {library.name} looks for AVX-512")
+        jump = code.index(self.TEST) + len(self.TEST) - 2
+        library.write_bytes(code[:jump] + b"\x90" * self.JUMP + code[jump + self.JUMP :])
+        sys.path.insert(0, self.folder.name)
+        super().__init__(threads, precision)
+
+
 class Openvino:
-    """OpenVINO in f32, latency mode, fixed shapes."""
+    """OpenVINO in latency mode, fixed shapes."""
 
     files = ("torch", "bertha")
 
-    def __init__(self, threads):
+    def __init__(self, threads, precision):
         import openvino
 
         self.openvino, self.version = openvino, openvino.__version__
@@ -63,7 +93,7 @@ class Openvino:
         self.options = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
         }
 
     def load(self, source, inputs):
@@ -96,18 +126,19 @@ class TorchCompile:
     files = ("checkpoint",)
     backend, dynamic = "inductor", True
 
-    def __init__(self, threads):
+    def __init__(self, threads, precision):
         import torch
 
         torch.set_num_threads(threads)
         self.torch, self.version = torch, torch.__version__
+        self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
         torch._inductor.config.freezing = True
 
     def load(self, source, inputs):
         from models import LastHiddenState, network
 
         self.torch._dynamo.reset()
-        module = LastHiddenState(network(source)).eval()
+        module = LastHiddenState(network(source)).to(self.dtype).eval()
         self.inputs = {name: self.torch.from_numpy(value) for name, value in inputs.items()}
         self.module = self.torch.compile(module, backend=self.backend, dynamic=self.dynamic, fullgraph=True)
         self.run()
@@ -117,7 +148,7 @@ class TorchCompile:
             return self.module(**self.inputs)
 
     def output(self):
-        return self.run().numpy()
+        return self.run().float().numpy()
 
     def unload(self):
         self.module = self.inputs = None
@@ -129,8 +160,8 @@ class Zentorch(TorchCompile):
 
     backend, dynamic = "zentorch", False
 
-    def __init__(self, threads):
-        super().__init__(threads)
+    def __init__(self, threads, precision):
+        super().__init__(threads, precision)
         import zentorch
 
         self.version = f"{zentorch.__version__} (torch {self.version})"
@@ -140,6 +171,7 @@ PEERS = {
     "torch.compile": TorchCompile,
     "zentorch": Zentorch,
     "onnxruntime": Onnxruntime,
+    "onnxruntime-avx2": OnnxruntimeAvx2,
     "openvino": Openvino,
 }
 
@@ -166,8 +198,8 @@ def free_dimensions(source, shape):
 class Worker:
     """What the requests do."""
 
-    def __init__(self, peer, threads):
-        self.peer = PEERS[peer](threads)
+    def __init__(self, peer, threads, precision):
+        self.peer = PEERS[peer](threads, precision)
 
     def load(self, source, inputs):
         with np.load(inputs) as arrays:
@@ -197,6 +229,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--precision", choices=["f32", "bf16"], required=True)
     args = parser.parse_args()
     # Libraries print; what they print must not end up among the answers.
     answers = os.fdopen(os.dup(1), "w")
@@ -206,7 +239,7 @@ def main():
         print(json.dumps(fields), file=answers, flush=True)
 
     try:
-        worker = Worker(args.peer, args.threads)
+        worker = Worker(args.peer, args.threads, args.precision)
     except Exception as error:  # noqa: BLE001, whatever keeps a peer from running is reported as such
         return answer(error=f"{type(error).__name__}: {error}")
     answer(result=worker.peer.version)

@@ -347,7 +347,7 @@ pub(crate) struct BenchArgs {
     /// Seconds to keep measuring at least.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     pub(crate) seconds: f64,
-    /// Also print the time of each operation.
+    /// Also print the time of each operation, its rate, and its share of the multiply-add peak.
     #[arg(long)]
     pub(crate) profile: bool,
     /// Measure what the compiler's passes are worth instead: none of them, and all but each one, beside all.

@@ -244,10 +244,13 @@ fn bench_measures() {
     let counts =
         ["batches", "sequences", "tokens", "runs", "threads"].map(|key| report[key].as_u64().unwrap());
     assert_eq!(counts, [1, 2, 16, 5, 1]);
-    let profile = array(&report["profile"]);
-    assert_eq!(keys(&profile[0]), ["node", "kernel", "ms", "share", "gflop_per_second"]);
+    let accounted = report["profile"]["accounted"].as_f64().unwrap();
+    assert!(accounted > 0.2 && accounted <= 1.0, "{accounted}");
+    assert!(report["profile"]["peak_gflop_per_second"].as_f64().unwrap() > 1.0);
+    let profile = array(&report["profile"]["operations"]);
+    assert_eq!(keys(&profile[0]), ["node", "kernel", "ms", "share", "gflop_per_second", "peak_share"]);
     let shares: f64 = profile.iter().map(|step| step["share"].as_f64().unwrap()).sum();
-    assert!((shares - 1.0).abs() < 1e-6, "{shares}");
+    assert!(shares > 0.2 && shares < 1.5, "the steps are most of a run: {shares}");
 
     let lengths = work.path("lengths.txt");
     std::fs::write(&lengths, "3\n7\n\n5\n").unwrap();

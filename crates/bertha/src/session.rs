@@ -39,6 +39,11 @@ impl Session {
         self.cpu.threads()
     }
 
+    /// GFLOP/s of multiply-adds that its threads reach together in the model's precision, measured now.
+    pub fn peak_gflops(&mut self) -> f64 {
+        self.cpu.peak_gflops()
+    }
+
     /// Bytes held for intermediate tensors and scratch.
     pub fn memory_bytes(&self) -> usize {
         self.gpu.as_ref().map_or_else(|| self.cpu.memory_bytes(), CudaSession::memory_bytes)

@@ -7,6 +7,7 @@ use bertha::bench::{Workload, random_workload};
 use serde::Serialize;
 
 use super::Failure;
+use super::profile::{self, Profile};
 use crate::args::BenchArgs;
 use crate::{output, progress};
 
@@ -29,7 +30,7 @@ struct Report {
     gflop_per_second: f64,
     memory_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<Vec<Operation>>,
+    profile: Option<Profile>,
 }
 
 #[derive(Serialize)]
@@ -40,16 +41,6 @@ pub(super) struct Latency {
     pub(super) p90: f64,
     pub(super) p95: f64,
     pub(super) p99: f64,
-}
-
-/// Time of one step, the median over the timed runs.
-#[derive(Serialize)]
-struct Operation {
-    node: String,
-    kernel: &'static str,
-    ms: f64,
-    share: f64,
-    gflop_per_second: f64,
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
@@ -76,7 +67,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     let sequences: usize = batches.iter().map(Vec::len).sum();
     let tokens: usize = batches.iter().flatten().sum();
     let flops: f64 = workloads.iter().map(Workload::flops).sum();
-    let profile = args.profile.then(|| profile(&mut session, &workloads[0])).transpose()?;
+    let profile = args.profile.then(|| profile::measure(&mut session, &workloads[0])).transpose()?;
     let report = Report {
         model: args.model.display().to_string(),
         device: "cpu",
@@ -157,30 +148,6 @@ pub(super) fn latency(mut seconds: Vec<f64>) -> Latency {
     }
 }
 
-/// Passes over the first batch whose median makes the profile.
-const PROFILED_RUNS: usize = 20;
-
-fn profile(session: &mut Session, workload: &Workload) -> Result<Vec<Operation>, Failure> {
-    let mut runs = Vec::new();
-    for _ in 0..PROFILED_RUNS {
-        runs.push(workload.profile(session)?);
-    }
-    let median = |step: usize| {
-        let mut times: Vec<f64> = runs.iter().map(|steps| steps[step].seconds).collect();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
-    let total: f64 = (0..runs[0].len()).map(median).sum();
-    let operation = |(index, step): (usize, &bertha::StepTime)| Operation {
-        node: step.node.clone(),
-        kernel: step.kernel,
-        ms: median(index) * 1e3,
-        share: median(index) / total,
-        gflop_per_second: workload.node_flops(&step.node) / 1e9 / median(index).max(1e-9),
-    };
-    Ok(runs[0].iter().enumerate().map(operation).collect())
-}
-
 fn print(report: &Report) -> Result<(), Failure> {
     let l = &report.latency_ms;
     output::line(format!(
@@ -205,22 +172,5 @@ fn print(report: &Report) -> Result<(), Failure> {
         report.gflop_per_second,
         output::bytes(report.memory_bytes as u64)
     ))?;
-    let Some(profile) = &report.profile else { return Ok(()) };
-    let mut table = output::table(&["ms", "share", "GFLOP/s", "kernel", "node"]);
-    for operation in profile {
-        let rate = if operation.gflop_per_second > 0.0 {
-            format!("{:.1}", operation.gflop_per_second)
-        } else {
-            "-".into()
-        };
-        table.add_row([
-            format!("{:.3}", operation.ms),
-            format!("{:.1} %", operation.share * 100.0),
-            rate,
-            operation.kernel.to_owned(),
-            operation.node.clone(),
-        ]);
-    }
-    output::line("")?;
-    output::print_table(table, 0..3)
+    report.profile.as_ref().map_or(Ok(()), profile::print)
 }

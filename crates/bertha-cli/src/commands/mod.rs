@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub(crate) mod fill_mask;
 pub(crate) mod inspect;
 pub(crate) mod plugin;
+pub(crate) mod profile;
 pub(crate) mod rerank;
 pub(crate) mod run;
 pub(crate) mod selftest;

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use bertha_compile::Precision;
 use bertha_graph::{DType, TensorData};
 use smallvec::SmallVec;
 
@@ -12,7 +13,8 @@ use super::model::CpuModel;
 use super::program::Program;
 use super::workspace::Workspace;
 use crate::generic::TensorRef;
-use crate::kernels::Context;
+use crate::kernels::gemm::PackedType;
+use crate::kernels::{Context, peak};
 
 /// Memory and threads for runs of one model. Sessions of one model share its weights and may run at the same time,
 /// each on its own threads. After the first run of the largest batch a run allocates nothing.
@@ -73,6 +75,15 @@ impl CpuSession {
     /// Threads that a run uses, the caller included.
     pub fn threads(&self) -> usize {
         self.context.threads()
+    }
+
+    /// GFLOP/s of multiply-adds that its threads reach together in the model's precision, measured now.
+    pub fn peak_gflops(&mut self) -> f64 {
+        let dtype = match self.model.precision() {
+            Precision::Bf16 => PackedType::Bf16,
+            Precision::F32 | Precision::F16 => PackedType::F32,
+        };
+        peak::multiply_gflops(&mut self.context, dtype)
     }
 
     /// Bytes of memory that the session holds for intermediate tensors and scratch.

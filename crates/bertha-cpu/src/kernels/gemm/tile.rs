@@ -19,6 +19,7 @@
 use std::marker::PhantomData;
 
 use super::super::simd::{Simd, SimdOp};
+use super::pack::PackedType;
 use crate::isa::{Isa, Tier};
 
 /// Vectors per tile row, on every tier.
@@ -49,6 +50,9 @@ pub(crate) const fn max_mr(tier: Tier) -> usize {
 
 /// What a 32-bit word of an operand holds, and how a pair of words multiplies.
 pub(crate) trait Word: Send + Sync {
+    /// Values in a word.
+    const VALUES: usize;
+
     /// Runs `op` with the instructions that [`Word::multiply`] needs.
     fn run<O: SimdOp>(isa: Isa, op: O) -> O::Output;
 
@@ -60,6 +64,8 @@ pub(crate) trait Word: Send + Sync {
 pub(crate) struct OneF32;
 
 impl Word for OneF32 {
+    const VALUES: usize = PackedType::F32.per_word();
+
     #[inline]
     fn run<O: SimdOp>(isa: Isa, op: O) -> O::Output {
         isa.run(op)
@@ -75,6 +81,8 @@ impl Word for OneF32 {
 pub(crate) struct TwoBf16;
 
 impl Word for TwoBf16 {
+    const VALUES: usize = PackedType::Bf16.per_word();
+
     #[inline]
     fn run<O: SimdOp>(isa: Isa, op: O) -> O::Output {
         isa.run_bf16(op)
