@@ -95,7 +95,7 @@ def sources(name, model, shape, args):
     return [exported[file]() for file in PEERS[name].files]
 
 
-def start(threads, args, log):
+def start_engines(threads, args, log):
     """The engines that can run here, Bertha first."""
     handles = [engines.Bertha(args.bertha, threads, args.isa)]
     for name in args.peers:
@@ -188,25 +188,9 @@ def machine(args):
     }
 
 
-def main():
-    args = arguments()
-    started, load, ticks = datetime.datetime.now(datetime.UTC), measure.load_average(), measure.stolen_ticks()
-    peak, versions, measurements = core_peak(args), {}, []
-    args.work.mkdir(parents=True, exist_ok=True)
-    with (args.work / "peers.log").open("w") as log:
-        for threads in args.threads:
-            handles = start(threads, args, log)
-            versions |= {handle.name: handle.version for handle in handles}
-            for model in (shapes.MODELS[name] for name in args.models):
-                for shape in (shapes.SHAPES[name] for name in args.shapes):
-                    measurement = one(model, shape, threads, handles, args)
-                    measurements.append(measurement)
-                    print(report.line(measurement, peak), flush=True)
-            for handle in handles:
-                handle.close()
-    print("\n" + report.table(measurements, peak))
-    if not args.name:
-        return
+def write_record(args, start, versions, peak, measurements):
+    """Writes what is measured so far."""
+    started, load, ticks = start
     stolen, total = (after - before for before, after in zip(ticks, measure.stolen_ticks()))
     record = {
         "started": started.isoformat(timespec="seconds"),
@@ -227,7 +211,31 @@ def main():
     path = args.runs / f"{started:%Y-%m-%d}-{args.name}.json"
     measure.dump(path, record)
     report.plot(measurements, peak, path.with_suffix(".svg"))
-    print(f"\n{path}")
+    return path
+
+
+def main():
+    args = arguments()
+    start = datetime.datetime.now(datetime.UTC), measure.load_average(), measure.stolen_ticks()
+    peak, versions, measurements, path = core_peak(args), {}, [], None
+    args.work.mkdir(parents=True, exist_ok=True)
+    with (args.work / "peers.log").open("w") as log:
+        for threads in args.threads:
+            handles = start_engines(threads, args, log)
+            versions |= {handle.name: handle.version for handle in handles}
+            for model in (shapes.MODELS[name] for name in args.models):
+                for shape in (shapes.SHAPES[name] for name in args.shapes):
+                    measurement = one(model, shape, threads, handles, args)
+                    measurements.append(measurement)
+                    print(report.line(measurement, peak), flush=True)
+                    if args.name:
+                        # After each shape, so that a run that is cut short leaves what it found.
+                        path = write_record(args, start, versions, peak, measurements)
+            for handle in handles:
+                handle.close()
+    print("\n" + report.table(measurements, peak))
+    if path:
+        print(f"\n{path}")
 
 
 if __name__ == "__main__":

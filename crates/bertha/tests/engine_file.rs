@@ -3,7 +3,7 @@
 mod support;
 
 use bertha::isa::{Isa, Tier};
-use bertha::{Engine, Options, import};
+use bertha::{Engine, Options, Precision, import};
 use support::*;
 
 fn answers(engine: &Engine) -> Named {
@@ -60,6 +60,33 @@ fn a_plan_for_another_instruction_set_is_made_anew() {
         tiers += 1;
     }
     assert!(tiers > 0);
+}
+
+#[test]
+fn a_bf16_file_keeps_precision_and_measured_error_and_becomes_no_other() {
+    let work = tempfile::tempdir().unwrap();
+    let path = work.path().join("model.bertha");
+    let options = Options { precision: Precision::Bf16, ..Options::default() };
+    let built = match Engine::open_with(folder("bert_encoder"), &options) {
+        Ok(built) => built,
+        Err(error) => {
+            assert!(!Isa::detect().has_bf16() && error.to_string().contains("--precision f32"), "{error}");
+            println!("skipped: {error}");
+            return;
+        }
+    };
+    let error = built.rounding_error().expect("measured at build").clone();
+    assert!(error.relative > 1e-5 && error.relative < 0.1, "{error:?}");
+    built.save(&path).unwrap();
+    let loaded = Engine::open(&path).unwrap();
+    assert_eq!(loaded.notices(), [""; 0]);
+    assert_eq!((loaded.precision(), loaded.rounding_error()), (Precision::Bf16, Some(&error)));
+    assert_eq!(answers(&loaded), answers(&built));
+    assert_ne!(answers(&loaded), answers(&engine("bert_encoder")), "f32 answers otherwise");
+    // Where there are no such kernels, the file is refused: it does not turn into an f32 model.
+    let portable = Options { isa: Isa::from_tier(Tier::Portable).ok(), ..Options::default() };
+    let refused = Engine::open_with(&path, &portable).unwrap_err().to_string();
+    assert!(refused.contains("bf16") && refused.contains("--precision f32"), "{refused}");
 }
 
 #[test]
