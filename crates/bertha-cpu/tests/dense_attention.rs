@@ -102,7 +102,7 @@ fn attention(
     let attrs = AttentionAttrs {
         q_heads: if split { 0 } else { heads },
         kv_heads: if split { 0 } else { kv_heads },
-        scale: (sizes.queries % 2 == 0).then_some(0.3),
+        scale: sizes.queries.is_multiple_of(2).then_some(0.3),
         is_causal: false,
         softcap: 0.0,
         scores_mode: 0,
