@@ -7,8 +7,8 @@ mod show;
 use std::path::{Path, PathBuf};
 
 use bertha_surgeon::{
-    Changes, FoldOptions, Model, Replacement, Role, clean, declare_type, extract, fold, parse_literal,
-    remove, rename_node, rename_tensor, replace, set_length, set_shapes,
+    Changes, FoldOptions, Model, Replacement, Role, clean, extract, fold, parse_literal, remove, rename_node,
+    rename_tensor, replace, set_length, set_shapes,
 };
 use serde::Serialize;
 
