@@ -30,12 +30,13 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl FileBytes {
-    /// Takes the pages that lie wholly within `range` out of the process's resident memory, where the bytes are mapped.
-    /// They stay in the system's page cache and come back when they are read.
+    /// Takes the pages that `range` touches out of the process's resident memory, where the bytes are mapped. They stay in
+    /// the system's page cache and come back when they are read.
     pub(crate) fn forget(&self, range: Range<usize>) {
         /// The largest page of a system that maps files in base pages.
         const PAGE: usize = 64 << 10;
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        let (start, end) =
+            (range.start / PAGE * PAGE, range.end.next_multiple_of(PAGE).min(self.bytes.len()));
         #[cfg(unix)]
         if let (Some(mapping), true) = (&self.mapping, start < end) {
             // SAFETY: the mapping is of a file and never written, so what is read after this is what was read before:
