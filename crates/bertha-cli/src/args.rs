@@ -411,6 +411,8 @@ pub(crate) struct PluginArgs {
 pub(crate) enum PluginCommand {
     /// Show what the plugins of libraries take and give.
     List(PluginListArgs),
+    /// Run a library's kernels on random operands and compare them with its references in f64.
+    Test(PluginTestArgs),
 }
 
 #[derive(Args)]
@@ -447,6 +449,46 @@ pub(crate) struct SelftestArgs {
 pub(crate) enum SelftestTarget {
     /// An NVIDIA GPU.
     Cuda,
+}
+
+#[derive(Args)]
+pub(crate) struct PluginTestArgs {
+    /// The library.
+    #[arg(value_name = "LIB")]
+    pub(crate) library: PathBuf,
+    /// Only the plugin of this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) op: Option<String>,
+    /// Random cases for each choice of dtypes.
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Another seed gives other cases.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Give a field this value in every case; lists are separated by commas.
+    #[arg(long = "field", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub(crate) fields: Vec<(String, String)>,
+    /// Give a dimension of the signature this size in every case (a run, the product of its dimensions).
+    #[arg(long = "size", value_name = "NAME=N", value_parser = name_and_value)]
+    pub(crate) sizes: Vec<(String, String)>,
+    /// The largest relative error allowed; without it 1e-5 for f32, 2e-3 for f16, 1.6e-2 for bf16, 1e-12 for f64.
+    #[arg(long, value_name = "E")]
+    pub(crate) tolerance: Option<f64>,
+    /// Also measure how long the kernels take, at the sizes given.
+    #[arg(long)]
+    pub(crate) time: bool,
+    /// Threads to measure with; 0 is one for each core.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) threads: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `NAME=VALUE`.
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[derive(Args)]

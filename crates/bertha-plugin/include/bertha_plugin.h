@@ -148,6 +148,10 @@ typedef struct bertha_cuda {
     uint32_t reserved;        /* 0 */
 } bertha_cuda;
 
+/* A flag: every row of the first operand's run is computed for itself, so that the results' rows at some index depend on
+ * that operand's row there and on nothing else of it. With it a padded model may become ragged, without padding. */
+#define BERTHA_ROW_WISE 1u
+
 /* One plugin. */
 typedef struct bertha_plugin {
     const void *plugin; /* handed back in every call; may be null */
@@ -163,7 +167,7 @@ typedef struct bertha_plugin {
     bertha_text signature;
     bertha_text description; /* one line for people */
     uint32_t version;        /* raise it when the same node would compute something else */
-    uint32_t reserved;       /* 0 */
+    uint32_t flags;          /* BERTHA_ROW_WISE or 0 */
     const bertha_field_spec *fields;
     size_t field_count;
     /* A shape rule besides the signature; null for none. Operands have shapes but no data. It calls set_output for every

@@ -194,8 +194,8 @@ pub struct PluginTable {
     pub description: Text,
     /// The plugin's version.
     pub version: u32,
-    /// 0.
-    pub reserved: u32,
+    /// [`ROW_WISE`] or 0.
+    pub flags: u32,
     /// The fields.
     pub fields: *const FieldSpecTable,
     /// How many fields.
@@ -209,6 +209,9 @@ pub struct PluginTable {
     /// CUDA source; may be null.
     pub cuda: *const CudaTable,
 }
+
+/// A flag of [`PluginTable::flags`]: see [`Declaration::row_wise`](crate::Declaration::row_wise).
+pub const ROW_WISE: u32 = 1;
 
 /// All plugins of a library.
 #[repr(C)]

@@ -70,7 +70,8 @@ fn text(text: String) -> Text {
 }
 
 fn plugin_table(plugin: Box<dyn Plugin>) -> PluginTable {
-    let Declaration { name, version, domain, op_type, signature, fields, description } = plugin.declaration();
+    let Declaration { name, version, domain, op_type, signature, fields, row_wise, description } =
+        plugin.declaration();
     let cuda = plugin.cuda().map_or(ptr::null(), |cuda| &raw const *Box::leak(Box::new(cuda_table(cuda))));
     let fields: &'static [FieldSpecTable] = Vec::leak(fields.into_iter().map(field_table).collect());
     // A thin pointer to the fat one.
@@ -83,7 +84,7 @@ fn plugin_table(plugin: Box<dyn Plugin>) -> PluginTable {
         signature: text(signature),
         description: text(description),
         version,
-        reserved: 0,
+        flags: if row_wise { abi::ROW_WISE } else { 0 },
         fields: fields.as_ptr(),
         field_count: fields.len(),
         shapes: Some(shapes),

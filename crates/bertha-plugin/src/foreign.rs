@@ -29,7 +29,6 @@ pub(crate) struct Foreign {
     reference: PluginFn,
     kernel: PluginFn,
     declaration: Declaration,
-    /// Results by the signature, a bound for what the library may set.
     cuda: Option<CudaSource>,
     _library: Arc<libloading::Library>,
 }
@@ -59,7 +58,11 @@ impl Foreign {
                 |what: &str, text: Text| read_text(text, MAX_TEXT).map_err(|why| format!("its {what} {why}"));
             let name = text("name", table.name)?;
             let named = |why: String| format!("plugin `{name}`: {why}");
+            if table.flags & !abi::ROW_WISE != 0 {
+                return Err(named(format!("its flags are {:#x}, of which only 1 is known", table.flags)));
+            }
             let declaration = Declaration {
+                row_wise: table.flags & abi::ROW_WISE != 0,
                 name: name.clone(),
                 version: table.version,
                 domain: text("domain", table.domain).map_err(named)?,

@@ -42,6 +42,7 @@ fn declaration(name: &str, signature: &str, description: &str) -> Declaration {
         op_type: name.to_owned(),
         signature: signature.to_owned(),
         fields: vec![epsilon],
+        row_wise: true,
         description: description.to_owned(),
     }
 }

@@ -220,6 +220,7 @@ impl<'g> Rewrite<'g> {
             | Op::Softmax { .. }
             | Op::L2Normalize { .. }
             | Op::MatMul => self.row_wise(node),
+            Op::Plugin(plugin) if plugin.def().declaration().row_wise => self.row_wise(node),
             Op::Reshape { .. } | Op::Squeeze | Op::Unsqueeze => self.reshape(node),
             Op::Expand => self.expand(node),
             Op::Transpose { perm } => self.transpose(node, perm),

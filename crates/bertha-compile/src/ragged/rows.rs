@@ -61,7 +61,12 @@ impl<'g> Rewrite<'g> {
         let Meaning::Rows(rows) = self.meaning(x)? else {
             return Err(self.why("its operand has no row for each token or sequence"));
         };
-        if rank == rows.lead {
+        let of_row = match &node.op {
+            // What of its first operand is no run belongs to one row.
+            Op::Plugin(plugin) => plugin.def().signature().inputs.first().map_or(0, |x| x.dims.len() - 1),
+            _ => 1,
+        };
+        if rank < rows.lead + of_row {
             return Err(self.why("it goes along the sequence"));
         }
         let op = match &node.op {

@@ -54,6 +54,9 @@ impl PluginDef {
         let ints = declaration.fields.iter().filter(|field| field.kind == FieldKind::Int);
         let ints: Vec<&str> = ints.map(|field| field.name.as_str()).collect();
         let signature = Signature::parse(&declaration.signature, &ints).map_err(refused)?;
+        if declaration.row_wise {
+            signature.check_row_wise().map_err(refused)?;
+        }
         Ok(PluginDef { declaration, signature, library, plugin })
     }
 

@@ -40,6 +40,9 @@ pub struct Declaration {
     pub signature: String,
     /// Parameters; ONNX attributes of these names.
     pub fields: Vec<FieldSpec>,
+    /// Whether every row of the first operand's run is computed for itself: the results' rows at some index depend on
+    /// that operand's row there, and on nothing else of it. With this a padded model may become ragged.
+    pub row_wise: bool,
     /// One line for people.
     pub description: String,
 }

@@ -161,6 +161,26 @@ impl Signature {
         Ok(())
     }
 
+    /// Whether the signature can be that of an op that works row by row: the first operand begins with a run, every
+    /// result begins with it, and no other operand has it.
+    pub(super) fn check_row_wise(&self) -> Result<(), String> {
+        let refused = |why: &str| Err(format!("it is said to work row by row, but {why}"));
+        let Some(Pattern::Run(run)) = self.inputs.first().and_then(|x| x.dims.first()) else {
+            return refused("its first operand begins with no run (`...rows`)");
+        };
+        let has_run = |operand: &Operand| operand.dims.contains(&Pattern::Run(run.clone()));
+        if self.inputs.iter().skip(1).any(has_run) {
+            return refused("another operand has rows too");
+        }
+        let begins_with_it = |dims: &[Extent]| dims.first() == Some(&Extent::Run(run.clone()));
+        match self.outputs.iter().find(|(_, _, dims)| !begins_with_it(dims)) {
+            None => Ok(()),
+            Some((name, ..)) => {
+                refused(&format!("its result `{name}` does not begin with the rows of its operand"))
+            }
+        }
+    }
+
     /// Names of sizes and runs in order of first occurrence in the operands.
     pub fn names(&self) -> Vec<Arc<str>> {
         let mut names: Vec<Arc<str>> = Vec::new();

@@ -17,6 +17,7 @@ const RUN_SIZES: [usize; 5] = [1, 2, 3, 7, 16];
 const MAX_ELEMENTS: usize = 1 << 16;
 
 /// One operand with its contents, as the kernel gets it and in f64.
+#[derive(Clone)]
 pub(super) struct Input {
     pub(super) ty: TensorType,
     pub(super) shape: Vec<usize>,
@@ -28,7 +29,7 @@ pub(super) struct Input {
 pub(super) struct Case {
     pub(super) op: PluginOp,
     pub(super) inputs: Vec<Option<Input>>,
-    round: usize,
+    pub(super) round: usize,
 }
 
 impl Case {

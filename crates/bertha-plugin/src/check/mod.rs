@@ -2,11 +2,13 @@
 //!
 //! Besides the difference, each case checks what no difference shows: that the kernel stays within its results (bytes
 //! around them are guarded), leaves its operands alone, writes every element, does not depend on what was there before
-//! nor on the number of threads, and takes memory that is aligned to elements and no better.
+//! nor on the number of threads, and takes memory that is aligned to elements and no better. A plugin that promises to
+//! work row by row must give each row the same bits when it is alone.
 
 mod cases;
 mod measure;
 mod memory;
+mod rows;
 mod threads;
 mod time;
 
@@ -149,6 +151,9 @@ fn run_case(case: &Case, tolerance: Option<f64>) -> Result<Difference, Problem> 
             )
             .into());
         }
+    }
+    if case.op.def().declaration().row_wise {
+        rows::check(case, &results, &alone)?;
     }
     let mut worst = Difference::default();
     for (index, ((bytes, ty), (_, expected))) in alone.iter().zip(&results).zip(&expected).enumerate() {

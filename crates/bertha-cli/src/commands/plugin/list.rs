@@ -1,19 +1,13 @@
-//! `bertha plugin`.
+//! `bertha plugin list`.
 
 use std::sync::Arc;
 
 use bertha::plugin::{FieldSpec, PluginDef};
 use serde::Serialize;
 
-use super::Failure;
-use crate::args::{PluginArgs, PluginCommand, PluginListArgs, PluginOptions};
+use super::super::Failure;
+use crate::args::{PluginListArgs, PluginOptions};
 use crate::output;
-
-pub(crate) fn run(args: PluginArgs) -> Result<(), Failure> {
-    match args.command {
-        PluginCommand::List(args) => list(args),
-    }
-}
 
 /// A plugin as `--json` shows it.
 #[derive(Serialize)]
@@ -71,7 +65,7 @@ impl From<&FieldSpec> for ListedField {
     }
 }
 
-fn list(args: PluginListArgs) -> Result<(), Failure> {
+pub(super) fn run(args: PluginListArgs) -> Result<(), Failure> {
     let libraries = PluginOptions { libraries: args.libraries, any_plugin_build: false };
     let plugins = libraries.options()?.plugins;
     if plugins.is_empty() {
