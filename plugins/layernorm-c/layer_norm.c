@@ -45,14 +45,21 @@ static uint16_t float_to_half(float value) {
 typedef void (*row_function)(const float *x, const float *gamma, const float *beta, float *y, size_t hidden,
                              float epsilon);
 
-/* Stages 1 and 2: a pass for the mean and one for the variance. */
+/* Stages 1 and 2: a pass for the mean and one for the variance, which also corrects what rounding did to the mean (Chan,
+ * Golub and LeVeque, "Algorithms for computing the sample variance", 1983). */
 static void row_plain(const float *x, const float *gamma, const float *beta, float *y, size_t hidden, float epsilon) {
-    float sum = 0.0f, squares = 0.0f, mean, scale;
+    float count = (float)hidden, sum = 0.0f, squares = 0.0f, drift = 0.0f, mean, variance, scale;
     size_t i;
     for (i = 0; i < hidden; ++i) sum += x[i];
-    mean = sum / (float)hidden;
-    for (i = 0; i < hidden; ++i) squares += (x[i] - mean) * (x[i] - mean);
-    scale = 1.0f / sqrtf(squares / (float)hidden + epsilon);
+    mean = sum / count;
+    for (i = 0; i < hidden; ++i) {
+        float deviation = x[i] - mean;
+        squares += deviation * deviation;
+        drift += deviation;
+    }
+    variance = (squares - drift * drift / count) / count;
+    scale = 1.0f / sqrtf((variance > 0.0f ? variance : 0.0f) + epsilon);
+    mean += drift / count;
     for (i = 0; i < hidden; ++i) y[i] = (x[i] - mean) * scale * (gamma ? gamma[i] : 1.0f) + (beta ? beta[i] : 0.0f);
 }
 

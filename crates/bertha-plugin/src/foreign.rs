@@ -299,6 +299,11 @@ unsafe extern "C" fn set_output(call: *const Call, index: usize, rank: u32, shap
 }
 
 impl Foreign {
+    /// Name and version.
+    pub(crate) fn declaration_name(&self) -> (&str, u32) {
+        (&self.declaration.name, self.declaration.version)
+    }
+
     /// Calls a function of the plugin; gives what it set.
     fn call(
         &self,

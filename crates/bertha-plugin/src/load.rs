@@ -97,6 +97,10 @@ pub fn load(path: impl AsRef<Path>, set: &mut PluginSet) -> Result<Vec<Arc<Plugi
     for table in tables {
         // SAFETY: `check_table` has seen to version and sizes.
         let plugin = unsafe { Foreign::read(table, library.clone()) }.map_err(table_error)?;
+        let name = plugin.declaration_name();
+        if defs.iter().any(|def: &Arc<PluginDef>| (def.name(), def.version()) == name) {
+            return Err(table_error(format!("plugin `{}` version {} is there twice", name.0, name.1)));
+        }
         let def = added.add_from(Some(origin.clone()), Box::new(plugin));
         defs.push(def.map_err(|source| LoadError::Plugin { path: owned(), source })?);
     }

@@ -10,7 +10,8 @@ pub(crate) fn row<T: Number>(x: &[T], affine: Affine<'_, T>, y: &mut [T]) {
     }
 }
 
-/// The mean, and one over the standard deviation.
+/// The mean, and one over the standard deviation: two passes, of which the second also corrects what rounding did to the
+/// mean (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983).
 pub(crate) fn statistics<T: Number>(x: &[T], epsilon: f32) -> (f32, f32) {
     let count = x.len() as f32;
     let mut sum = 0.0;
@@ -18,10 +19,13 @@ pub(crate) fn statistics<T: Number>(x: &[T], epsilon: f32) -> (f32, f32) {
         sum += x.load();
     }
     let mean = sum / count;
-    let mut squares = 0.0;
+    let (mut squares, mut drift) = (0.0, 0.0);
     for x in x {
         let deviation = x.load() - mean;
         squares += deviation * deviation;
+        drift += deviation;
     }
-    (mean, 1.0 / (squares / count + epsilon).sqrt())
+    // It cannot be negative: the square of a sum is at most the sum of squares times their number.
+    let variance = ((squares - drift * drift / count) / count).max(0.0);
+    (mean + drift / count, 1.0 / (variance + epsilon).sqrt())
 }
