@@ -1,8 +1,10 @@
 /* Layer norm as a Bertha plugin in C: the three stages of plugins/layernorm, each a kernel of its own, f32 and f16.
  *
- *     cc -O3 -march=native -shared -fPIC -I ../../crates/bertha-plugin/include layer_norm.c -o liblayernorm_c.so -lm
+ * From the repository's root:
+ *     cc -O3 -march=native -shared -fPIC -I crates/bertha-plugin/include plugins/layernorm-c/layer_norm.c \
+ *         -o liblayernorm_c.so -lm
  *
- * Its names begin with C, so that it can be loaded beside the library in Rust.
+ * It answers to the same ONNX nodes as the library in Rust, so a program loads one or the other.
  */
 #include <stdlib.h>
 
@@ -206,13 +208,13 @@ static const bertha_field_spec fields[] = { {
 #define COMMON .domain = BERTHA_TEXT("bertha.plugins"), .version = 1, .flags = BERTHA_ROW_WISE, .fields = fields, .field_count = 1, .reference = reference
 
 static const bertha_plugin plugins[] = {
-    { COMMON, .name = BERTHA_TEXT("CLayerNorm"), .op_type = BERTHA_TEXT("CLayerNorm"), .signature = AFFINE,
+    { COMMON, .name = BERTHA_TEXT("CLayerNorm"), .op_type = BERTHA_TEXT("LayerNorm"), .signature = AFFINE,
       .description = BERTHA_TEXT("layer norm in C with vectors and one pass over memory (stage 3)"),
       .kernel = kernel_welford },
-    { COMMON, .name = BERTHA_TEXT("CLayerNormBasic"), .op_type = BERTHA_TEXT("CLayerNormBasic"),
+    { COMMON, .name = BERTHA_TEXT("CLayerNormBasic"), .op_type = BERTHA_TEXT("LayerNormBasic"),
       .signature = BERTHA_TEXT("x: T[...rows, hidden] -> y: T[...rows, hidden]; T = f32 | f16"),
       .description = BERTHA_TEXT("normalises rows in C, nothing else (stage 1)"), .kernel = kernel_plain },
-    { COMMON, .name = BERTHA_TEXT("CLayerNormFused"), .op_type = BERTHA_TEXT("CLayerNormFused"), .signature = AFFINE,
+    { COMMON, .name = BERTHA_TEXT("CLayerNormFused"), .op_type = BERTHA_TEXT("LayerNormFused"), .signature = AFFINE,
       .description = BERTHA_TEXT("layer norm in C in one kernel (stage 2)"), .kernel = kernel_plain },
 };
 

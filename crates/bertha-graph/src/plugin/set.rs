@@ -40,6 +40,36 @@ pub enum PluginError {
         /// Where the second one came from.
         second: String,
     },
+    /// Two plugins that answer to the same ONNX nodes.
+    #[error(
+        "plugin `{plugin}` of {origin} and plugin `{other}` of {other_origin} both answer to ONNX nodes {op_type}; \
+         load only one of them"
+    )]
+    Contested {
+        /// The plugin that was added.
+        plugin: String,
+        /// Where it came from.
+        origin: String,
+        /// The one that was there.
+        other: String,
+        /// Where that came from.
+        other_origin: String,
+        /// Domain and op type.
+        op_type: String,
+    },
+}
+
+/// Why `def` cannot stand beside `other`: ONNX nodes that both answer to.
+fn contested(def: &PluginDef, other: &PluginDef) -> Option<PluginError> {
+    let (a, b) = (def.declaration(), other.declaration());
+    let same = a.name != b.name && (&a.domain, &a.op_type) == (&b.domain, &b.op_type);
+    same.then(|| PluginError::Contested {
+        plugin: a.name.clone(),
+        origin: def.origin().to_owned(),
+        other: b.name.clone(),
+        other_origin: other.origin().to_owned(),
+        op_type: if a.domain.is_empty() { a.op_type.clone() } else { format!("{}.{}", a.domain, a.op_type) },
+    })
 }
 
 /// Plugins by name and version, and by the ONNX nodes that they answer to. Cheap to clone.
@@ -55,7 +85,8 @@ impl PluginSet {
     /// Adds a plugin of this program.
     ///
     /// # Errors
-    /// When its declaration makes no sense, or there is one of its name and version.
+    /// When its declaration makes no sense, when there is one of its name and version, and when one of another name answers
+    /// to the same ONNX nodes.
     pub fn add(&mut self, plugin: impl Plugin + 'static) -> Result<Arc<PluginDef>, PluginError> {
         self.add_from(None, Box::new(plugin))
     }
@@ -80,6 +111,9 @@ impl PluginSet {
                 first: first.origin().to_owned(),
                 second: def.origin().to_owned(),
             });
+        }
+        if let Some(error) = self.0.iter().find_map(|other| contested(&def, other)) {
+            return Err(error);
         }
         self.0.push(Arc::new(def));
         Ok(self.0[self.0.len() - 1].clone())

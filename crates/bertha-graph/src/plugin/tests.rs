@@ -199,6 +199,12 @@ fn sets_tell_plugins_apart() {
     set.add(newer).unwrap();
     assert_eq!(set.for_onnx("", "Scale").unwrap().version(), 5);
     assert!(set.for_onnx("other", "Scale").is_none());
+    let mut other = Scale::new(SAME);
+    other.declaration.name = "rescale".into();
+    let contested = set.add(other).map(drop).unwrap_err().to_string();
+    assert!(
+        contested.contains("`rescale`") && contested.contains("`scale`") && contested.contains("nodes Scale")
+    );
     assert!(set.find("scale", 3).is_none());
     assert!(set.missing("scale", 3).contains("loaded: version 2, 5"));
     let library = |hash: &str| Library { file: "l.so".into(), abi: 1, hash: hash.into() };
