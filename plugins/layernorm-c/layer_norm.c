@@ -47,7 +47,7 @@ static uint16_t float_to_half(float value) {
 typedef void (*row_function)(const float *x, const float *gamma, const float *beta, float *y, size_t hidden,
                              float epsilon);
 
-/* Stages 1 and 2: a pass for the mean and one for the variance, which also corrects what rounding did to the mean (Chan,
+/* Stages 1 and 2: a pass for the mean and one for the variance, which also finds what rounding did to the mean (Chan,
  * Golub and LeVeque, "Algorithms for computing the sample variance", 1983). */
 static void row_plain(const float *x, const float *gamma, const float *beta, float *y, size_t hidden, float epsilon) {
     float count = (float)hidden, sum = 0.0f, squares = 0.0f, drift = 0.0f, mean, variance, scale;
@@ -61,24 +61,26 @@ static void row_plain(const float *x, const float *gamma, const float *beta, flo
     }
     variance = (squares - drift * drift / count) / count;
     scale = 1.0f / sqrtf((variance > 0.0f ? variance : 0.0f) + epsilon);
-    mean += drift / count;
-    for (i = 0; i < hidden; ++i) y[i] = (x[i] - mean) * scale * (gamma ? gamma[i] : 1.0f) + (beta ? beta[i] : 0.0f);
+    drift /= count;
+    for (i = 0; i < hidden; ++i) y[i] = (x[i] - mean - drift) * scale * (gamma ? gamma[i] : 1.0f) + (beta ? beta[i] : 0.0f);
 }
 
 /* Stage 3: Welford's recurrence in each of 16 lanes, which the compiler makes vectors of; the lanes are merged as Chan,
- * Golub and LeVeque merge parts. */
+ * Golub and LeVeque merge parts. All of it on differences from the row's first number, so that a mean far from zero costs
+ * no digits. */
 enum { LANES = 16 };
 
 static void row_welford(const float *restrict x, const float *restrict gamma, const float *restrict beta,
                         float *restrict y, size_t hidden, float epsilon) {
-    float means[LANES] = { 0 }, squares[LANES] = { 0 }, mean = 0.0f, square = 0.0f, between = 0.0f, count, scale;
+    float means[LANES] = { 0 }, squares[LANES] = { 0 }, mean = 0.0f, square = 0.0f, between = 0.0f, pivot, count, scale;
     size_t vectors = hidden / LANES, i, lane;
+    pivot = hidden ? x[0] : 0.0f;
     for (i = 0; i < vectors; ++i) {
         float inverse = 1.0f / (float)(i + 1);
         for (lane = 0; lane < LANES; ++lane) {
-            float deviation = x[i * LANES + lane] - means[lane];
+            float difference = x[i * LANES + lane] - pivot, deviation = difference - means[lane];
             means[lane] += deviation * inverse;
-            squares[lane] += deviation * (x[i * LANES + lane] - means[lane]);
+            squares[lane] += deviation * (difference - means[lane]);
         }
     }
     for (lane = 0; lane < LANES; ++lane) mean += means[lane] / LANES;
@@ -89,16 +91,16 @@ static void row_welford(const float *restrict x, const float *restrict gamma, co
     square += between * (float)vectors;
     count = (float)(vectors * LANES);
     for (i = vectors * LANES; i < hidden; ++i) {
-        float deviation = x[i] - mean;
+        float difference = x[i] - pivot, deviation = difference - mean;
         count += 1.0f;
         mean += deviation / count;
-        square += deviation * (x[i] - mean);
+        square += deviation * (difference - mean);
     }
     scale = 1.0f / sqrtf(square / count + epsilon);
     if (gamma && beta) {
-        for (i = 0; i < hidden; ++i) y[i] = (x[i] - mean) * scale * gamma[i] + beta[i];
+        for (i = 0; i < hidden; ++i) y[i] = (x[i] - pivot - mean) * scale * gamma[i] + beta[i];
     } else {
-        for (i = 0; i < hidden; ++i) y[i] = (x[i] - mean) * scale * (gamma ? gamma[i] : 1.0f) + (beta ? beta[i] : 0.0f);
+        for (i = 0; i < hidden; ++i) y[i] = (x[i] - pivot - mean) * scale * (gamma ? gamma[i] : 1.0f) + (beta ? beta[i] : 0.0f);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs the commands of the documentation, so that a page cannot say what the program does not do.
 //!
-//! Each `sh` block of a page runs in one folder, in order, as a reader would type it; `models`, `plugins`, `patterns`, `examples` and
-//! `tests` are those of the repository. A `text` block after it shows what it printed: each of its lines must be found in the output, in
+//! Each `sh` block of a page runs in one folder, in order, as a reader would type it; `crates`, `models`, `plugins`, `patterns`,
+//! `examples` and `tests` are those of the repository. A `text` block after it shows what it printed: each of its lines must be found in the output, in
 //! order, with `...` standing for anything. Blocks marked `sh,ignore` are not run.
 
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn check(page: &str) {
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{page} holds no command");
     let folder = tempfile::tempdir().expect("a folder");
-    for shared in ["models", "plugins", "patterns", "examples", "tests"] {
+    for shared in ["crates", "models", "plugins", "patterns", "examples", "tests"] {
         let target = root().join(shared);
         if target.exists() {
             std::os::unix::fs::symlink(target.canonicalize().expect("it exists"), folder.path().join(shared))
@@ -131,6 +131,15 @@ fn the_page_on_the_compilers_log_is_right() {
 #[test]
 fn the_surgeons_guide_is_right() {
     check("docs/surgeon.md");
+}
+
+#[test]
+fn the_page_on_plugins_is_right() {
+    if Command::new("cc").arg("--version").output().is_err() {
+        println!("skipped: there is no C compiler (cc)");
+        return;
+    }
+    check("docs/plugins.md");
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bertha::graph::interp::{Interpreter, Precision};
+use bertha::import::hf;
 use bertha::import::onnx::proto::*;
-use bertha::import::onnx::{data_type, tensor_proto};
+use bertha::import::onnx::{self, data_type, tensor_proto};
 use bertha::plugin::{self, *};
 use bertha::{DType, Engine, Error, Options, TensorData};
 use half::f16;
@@ -167,6 +168,42 @@ fn plugin_nodes_give_what_layer_normalization_gives() {
             assert!(loaded.notices().is_empty());
         }
     }
+}
+
+/// An exported checkpoint with plugin layer norms: the plugin promises to work row by row, so padding can go.
+#[test]
+fn a_padded_model_with_row_wise_plugins_becomes_ragged() {
+    let checkpoint =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../bertha-import/tests/fixtures/hf/bert_encoder");
+    let model = hf::import(&checkpoint, &hf::ImportOptions::default()).unwrap();
+    let mut exported = onnx::export(&model, &onnx::ExportOptions { opset: 17 }).unwrap();
+    let mut replaced = 0;
+    for node in &mut exported.graph.as_mut().unwrap().node {
+        if node.op_type == "LayerNormalization" {
+            (node.op_type, node.domain) = ("LayerNorm".into(), "bertha.plugins".into());
+            node.attribute.retain(|attribute| attribute.name == "epsilon");
+            replaced += 1;
+        }
+    }
+    assert!(replaced > 2);
+    let options = with_library(&library());
+    let import = onnx::ImportOptions { plugins: options.plugins.clone(), companions: false, task: None };
+    let padded = onnx::import_model(&exported, "exported.onnx", &import).unwrap();
+    assert_eq!(padded.info.interface, bertha::Interface::Dense);
+    let engine = Engine::compile(padded, &options).unwrap();
+    assert_eq!(engine.info().interface, bertha::Interface::Ragged, "{:?}", engine.log().near_misses);
+    assert_eq!(engine.graph().plugins().len(), 1);
+    let ids = TensorData::from_vec(vec![2, 4], vec![2i64, 41, 17, 3, 2, 9, 3, 0]).unwrap();
+    let mask = TensorData::from_vec(vec![2, 4], vec![1i64, 1, 1, 1, 1, 1, 1, 0]).unwrap();
+    let inputs = [("input_ids", &ids), ("attention_mask", &mask)];
+    let ours = engine.session(1).unwrap().run(&inputs, &["last_hidden_state"]).unwrap().remove(0).1;
+    let original = Engine::compile(model, &options).unwrap();
+    let theirs = original.session(1).unwrap().run(&inputs, &["last_hidden_state"]).unwrap().remove(0).1;
+    // The last token is padding, whose rows mean nothing in a padded model.
+    let hidden = theirs.shape()[2];
+    let tokens = |data: &TensorData| data.to_f64()[..7 * hidden].to_vec();
+    let tokens_only = TensorData::from_vec(vec![7, hidden], tokens(&ours)).unwrap();
+    assert!(error(&tokens_only, &tokens(&theirs)) <= 1e-5);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 // across warps by shared memory. Rows are read in vectors of 16 bytes where rows are aligned to that.
 
 typedef unsigned short half_bits;
+typedef unsigned long long address;
 
 __device__ __forceinline__ float widen(float v) { return v; }
 
@@ -74,14 +75,16 @@ __device__ void layer_norm(const T *x, const T *gamma, const T *beta, T *y, long
     x += blockIdx.x * hidden;
     y += blockIdx.x * hidden;
     // A row that is not a multiple of 16 bytes leaves later rows unaligned.
-    bool aligned = hidden % SIZE == 0 && ((size_t)x | (size_t)y | (size_t)gamma | (size_t)beta) % 16 == 0;
+    bool aligned = hidden % SIZE == 0 && ((address)x | (address)y | (address)gamma | (address)beta) % 16 == 0;
     long long vectors = aligned ? hidden / SIZE : 0;
     Moments m{0.0f, 0.0f, 0.0f};
+    // Differences from the first number: a mean far from zero costs no digits.
+    float pivot = widen(x[0]);
     for (long long i = threadIdx.x; i < vectors; i += blockDim.x) {
         Vector<T> v = reinterpret_cast<const Vector<T> *>(x)[i];
-        for (int k = 0; k < SIZE; ++k) m.add(widen(v.at[k]));
+        for (int k = 0; k < SIZE; ++k) m.add(widen(v.at[k]) - pivot);
     }
-    for (long long i = vectors * SIZE + threadIdx.x; i < hidden; i += blockDim.x) m.add(widen(x[i]));
+    for (long long i = vectors * SIZE + threadIdx.x; i < hidden; i += blockDim.x) m.add(widen(x[i]) - pivot);
     m = of_block(m);
     float scale = rsqrtf(m.square / m.count + (float)epsilon);
     for (long long i = threadIdx.x; i < vectors; i += blockDim.x) {
@@ -90,13 +93,13 @@ __device__ void layer_norm(const T *x, const T *gamma, const T *beta, T *y, long
         if (beta) b = reinterpret_cast<const Vector<T> *>(beta)[i];
         for (int k = 0; k < SIZE; ++k) {
             float shift = beta ? widen(b.at[k]) : 0.0f;
-            v.at[k] = narrow<T>((widen(v.at[k]) - m.mean) * scale * widen(g.at[k]) + shift);
+            v.at[k] = narrow<T>((widen(v.at[k]) - pivot - m.mean) * scale * widen(g.at[k]) + shift);
         }
         reinterpret_cast<Vector<T> *>(y)[i] = v;
     }
     for (long long i = vectors * SIZE + threadIdx.x; i < hidden; i += blockDim.x) {
         float shift = beta ? widen(beta[i]) : 0.0f;
-        y[i] = narrow<T>((widen(x[i]) - m.mean) * scale * widen(gamma[i]) + shift);
+        y[i] = narrow<T>((widen(x[i]) - pivot - m.mean) * scale * widen(gamma[i]) + shift);
     }
 }
 

@@ -3,7 +3,8 @@
 //! The statistics come from Welford's recurrence, one for each lane, so that a row is read from memory once; by the
 //! time it is normalised it lies in the first cache. The lanes' results are merged as Chan, Golub and LeVeque merge
 //! those of parts ("Updating formulae and a pairwise algorithm for computing sample variances", 1979). Neither takes
-//! a difference of large squares, so the variance cannot become negative.
+//! a difference of large squares, so the variance cannot become negative. All of it is done on differences from the row's
+//! first number, which are exact where numbers are close together: a mean far from zero costs no digits.
 
 use half::f16;
 
@@ -106,8 +107,9 @@ mod avx512 {
 /// The processor must have the instructions of `M`.
 #[inline(always)]
 unsafe fn normalise<T: Number, M: Memory<T>>(x: &[T], affine: Affine<'_, T>, y: &mut [T]) {
+    let pivot = x.first().map_or(0.0, |x| x.load());
     // SAFETY: this function's contract.
-    let (mean, variance) = unsafe { statistics::<T, M>(x) };
+    let (mean, variance) = unsafe { statistics::<T, M>(x, pivot) };
     let scale = 1.0 / (variance + affine.epsilon).sqrt();
     let (vectors, rest) = x.as_chunks::<LANES>();
     let (results, rest_of_results) = y.as_chunks_mut::<LANES>();
@@ -117,7 +119,7 @@ unsafe fn normalise<T: Number, M: Memory<T>>(x: &[T], affine: Affine<'_, T>, y: 
         // SAFETY: this function's contract.
         unsafe {
             let mut v = M::load(x);
-            v.iter_mut().for_each(|v| *v = (*v - mean) * scale);
+            v.iter_mut().for_each(|v| *v = (*v - pivot - mean) * scale);
             if let Some(gamma) = gammas.get(index) {
                 let gamma = M::load(gamma);
                 (0..LANES).for_each(|lane| v[lane] *= gamma[lane]);
@@ -132,16 +134,16 @@ unsafe fn normalise<T: Number, M: Memory<T>>(x: &[T], affine: Affine<'_, T>, y: 
     for (index, (x, y)) in rest.iter().zip(rest_of_results).enumerate() {
         let gamma = rest_of_gamma.get(index).map_or(1.0, |gamma| gamma.load());
         let beta = rest_of_beta.get(index).map_or(0.0, |beta| beta.load());
-        *y = T::store((x.load() - mean) * scale * gamma + beta);
+        *y = T::store((x.load() - pivot - mean) * scale * gamma + beta);
     }
 }
 
-/// Mean and variance of a row.
+/// Mean of the differences from `pivot`, and variance, of a row.
 ///
 /// # Safety
 /// As for [`normalise`].
 #[inline(always)]
-unsafe fn statistics<T: Number, M: Memory<T>>(x: &[T]) -> (f32, f32) {
+unsafe fn statistics<T: Number, M: Memory<T>>(x: &[T], pivot: f32) -> (f32, f32) {
     let (vectors, rest) = x.as_chunks::<LANES>();
     let (mut means, mut squares): (Lanes, Lanes) = ([0.0; LANES], [0.0; LANES]);
     for (index, x) in vectors.iter().enumerate() {
@@ -149,9 +151,10 @@ unsafe fn statistics<T: Number, M: Memory<T>>(x: &[T]) -> (f32, f32) {
         let v = unsafe { M::load(x) };
         let inverse = 1.0 / (index + 1) as f32;
         for lane in 0..LANES {
-            let deviation = v[lane] - means[lane];
+            let difference = v[lane] - pivot;
+            let deviation = difference - means[lane];
             means[lane] += deviation * inverse;
-            squares[lane] += deviation * (v[lane] - means[lane]);
+            squares[lane] += deviation * (difference - means[lane]);
         }
     }
     // Every lane has seen as many numbers, so the mean of all is the mean of the lanes' means.
@@ -162,9 +165,10 @@ unsafe fn statistics<T: Number, M: Memory<T>>(x: &[T]) -> (f32, f32) {
     let mut count = of_each * LANES as f32;
     for x in rest {
         count += 1.0;
-        let deviation = x.load() - mean;
+        let difference = x.load() - pivot;
+        let deviation = difference - mean;
         mean += deviation / count;
-        square += deviation * (x.load() - mean);
+        square += deviation * (difference - mean);
     }
     (mean, square / count)
 }

@@ -31,6 +31,10 @@ impl<'a> TensorView<'a> {
     /// When they are of another type.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T], String> {
         expect::<T>(self.dtype)?;
+        // No bytes may lie anywhere.
+        if self.bytes.is_empty() {
+            return Ok(&[]);
+        }
         bytemuck::try_cast_slice(self.bytes).map_err(|error| format!("the operand's memory: {error}"))
     }
 }
@@ -42,6 +46,9 @@ impl TensorViewMut<'_> {
     /// When they are of another type.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], String> {
         expect::<T>(self.dtype)?;
+        if self.bytes.is_empty() {
+            return Ok(&mut []);
+        }
         bytemuck::try_cast_slice_mut(self.bytes).map_err(|error| format!("the result's memory: {error}"))
     }
 }

@@ -57,6 +57,9 @@ impl PluginDef {
         if declaration.row_wise {
             signature.check_row_wise().map_err(refused)?;
         }
+        if let Some(cuda) = fenced(|| Ok(plugin.cuda())).map_err(refused)? {
+            cuda.check(&signature, &ints).map_err(refused)?;
+        }
         Ok(PluginDef { declaration, signature, library, plugin })
     }
 
@@ -327,7 +330,8 @@ impl PluginOp {
 /// What a kernel relies on: as many bytes as the type says, aligned to the element size.
 fn check_memory(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<(), String> {
     let fits = crate::byte_count(dtype, shape) == Ok(bytes.len());
-    if !fits || bytes.as_ptr().align_offset(dtype.size()) != 0 {
+    let aligned = bytes.is_empty() || bytes.as_ptr().align_offset(dtype.size()) == 0;
+    if !fits || !aligned {
         return Err(format!(
             "{dtype}{shape:?} does not agree with its {} bytes or their alignment",
             bytes.len()

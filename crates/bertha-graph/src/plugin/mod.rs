@@ -9,6 +9,7 @@
 //! its own rule gives are compared with those of the signature, and panics become errors.
 
 mod call;
+mod cuda;
 mod definition;
 mod fields;
 mod set;
@@ -18,6 +19,7 @@ mod signature;
 mod tests;
 
 pub use call::{Parallel, Sequential, TensorView, TensorViewMut};
+pub use cuda::CudaSource;
 pub use definition::{PluginDef, PluginOp, ShapeFault};
 pub use fields::{Field, FieldKind, FieldSpec, Fields};
 pub use set::{Library, PluginError, PluginSet};
@@ -45,30 +47,6 @@ pub struct Declaration {
     pub row_wise: bool,
     /// One line for people.
     pub description: String,
-}
-
-/// CUDA source for the op, compiled when an engine is built for a GPU.
-///
-/// The kernel's parameters are, in this order: a pointer for each operand (null for an absent one), a pointer for each
-/// result, the size of each dimension and run that the signature names (`long long`, in order of first occurrence; a
-/// run gives the product of its dimensions), and the fields of kind int (`long long`) and float (`double`) in the
-/// order of their declaration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CudaSource {
-    /// CUDA C++ that includes nothing.
-    pub source: String,
-    /// The name of the `extern "C"` kernel; `{T}`, with a dtype variable of the signature between the braces, stands
-    /// for the name of its dtype: `layer_norm_{T}` is `layer_norm_f16` for halves.
-    pub entry: String,
-    /// Threads of a block.
-    pub block: u32,
-    /// How many items there are, a polynomial over the names of the signature such as `rows*heads`; a run is the
-    /// product of its dimensions.
-    pub items: String,
-    /// Items that one block computes; the grid has as many blocks as the items need, along x.
-    pub items_per_block: u32,
-    /// Bytes of dynamic shared memory of a block.
-    pub shared_bytes: u32,
 }
 
 /// One op that is defined outside of the compiler.

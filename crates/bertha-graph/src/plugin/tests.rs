@@ -10,6 +10,7 @@ struct Scale {
     declaration: Declaration,
     shapes: Option<Vec<Vec<usize>>>,
     reference_shape: Option<Vec<usize>>,
+    cuda: Option<CudaSource>,
 }
 
 impl Scale {
@@ -25,7 +26,7 @@ impl Scale {
             ],
             ..Declaration::default()
         };
-        Scale { declaration, shapes: None, reference_shape: None }
+        Scale { declaration, shapes: None, reference_shape: None, cuda: None }
     }
 }
 
@@ -46,6 +47,10 @@ impl Plugin for Scale {
         let factor = fields.float("factor")?;
         let shape = self.reference_shape.clone().unwrap_or_else(|| x.shape.clone());
         Ok(vec![F64Tensor { shape, values: x.values.iter().map(|v| v * factor).collect() }])
+    }
+
+    fn cuda(&self) -> Option<CudaSource> {
+        self.cuda.clone()
     }
 
     fn run(
@@ -286,4 +291,38 @@ fn open_dimensions_come_from_the_rule() {
     assert_eq!(known.tensor(known.find("y").unwrap()).ty.to_string(), "f32[2]");
     let silent = def(Scale::new("x: f32[n] -> y: f32[?]"));
     assert!(graph_of(&silent, "f32[2]").unwrap_err().to_string().contains("leaves a dimension open"));
+}
+
+#[test]
+fn cuda_sources_are_checked_and_launched_by_the_signature() {
+    let source = CudaSource {
+        source: "extern \"C\" __global__ void scale_f32() {}".into(),
+        entry: "scale_{T}".into(),
+        block: 128,
+        items: "2*rows*width".into(),
+        items_per_block: 64,
+        shared_bytes: 0,
+    };
+    let signature = "x: T[...rows, width] -> y: T[...rows, width]; T = f32 | f16";
+    let with = |change: fn(&mut CudaSource)| {
+        let mut plugin = Scale::new(signature);
+        let mut cuda = source.clone();
+        change(&mut cuda);
+        plugin.cuda = Some(cuda);
+        PluginSet::new().add(plugin)
+    };
+    let def = with(|_| ()).unwrap();
+    let op = def.op(BTreeMap::new()).unwrap();
+    let binding = op.bind(&[Some(&ty("f16[b, 3, 8]"))]).unwrap();
+    let cuda = def.cuda().unwrap();
+    assert_eq!(cuda.entry_of(def.signature(), &binding), "scale_f16");
+    assert_eq!(cuda.items_of(&binding).unwrap(), "48*b".parse().unwrap());
+    let refusal = |change| with(change).map(drop).unwrap_err().to_string();
+    assert!(refusal(|cuda| cuda.source.clear()).contains("source is empty"));
+    assert!(refusal(|cuda| cuda.block = 2048).contains("2048 threads"));
+    assert!(refusal(|cuda| cuda.items_per_block = 0).contains("0 items"));
+    assert!(refusal(|cuda| cuda.items = "rows*height".into()).contains("no `height`"));
+    assert!(refusal(|cuda| cuda.items = "rows //".into()).contains("`rows //`"));
+    assert!(refusal(|cuda| cuda.entry = "scale_{U}".into()).contains("no dtype variable `U`"));
+    assert!(refusal(|cuda| cuda.entry.clear()).contains("no name"));
 }

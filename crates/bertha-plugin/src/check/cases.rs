@@ -13,8 +13,9 @@ use crate::{F64Tensor, Field, PluginDef, PluginOp};
 const SIZES: [usize; 16] = [1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 100, 129, 256, 768, 1000];
 /// Sizes of the dimensions of a run.
 const RUN_SIZES: [usize; 5] = [1, 2, 3, 7, 16];
-/// Elements of an operand, beyond which sizes are drawn again.
+/// Elements of an operand, beyond which sizes are drawn again, and how often at most: sizes that are given may be large.
 const MAX_ELEMENTS: usize = 1 << 16;
+const MAX_DRAWS: usize = 100;
 
 /// One operand with its contents, as the kernel gets it and in f64.
 #[derive(Clone)]
@@ -93,9 +94,10 @@ impl<'a> Cases<'a> {
         let op = op_of(self.def, fields)?;
         let signature = self.def.signature();
         let mut shapes = self.shapes(signature, &op);
-        while shapes.iter().any(|(_, shape)| shape.iter().product::<usize>() > MAX_ELEMENTS)
-            && self.options.sizes.is_empty()
-        {
+        for _ in 0..MAX_DRAWS {
+            if shapes.iter().all(|(_, shape)| shape.iter().product::<usize>() <= MAX_ELEMENTS) {
+                break;
+            }
             shapes = self.shapes(signature, &op);
         }
         let style = Style::ALL[round % Style::ALL.len()];
