@@ -62,7 +62,7 @@ pub enum LoadError {
         /// The library.
         path: PathBuf,
         /// Why not.
-        source: PluginError,
+        source: Box<PluginError>,
     },
 }
 
@@ -102,7 +102,7 @@ pub fn load(path: impl AsRef<Path>, set: &mut PluginSet) -> Result<Vec<Arc<Plugi
             return Err(table_error(format!("plugin `{}` version {} is there twice", name.0, name.1)));
         }
         let def = added.add_from(Some(origin.clone()), Box::new(plugin));
-        defs.push(def.map_err(|source| LoadError::Plugin { path: owned(), source })?);
+        defs.push(def.map_err(|source| LoadError::Plugin { path: owned(), source: Box::new(source) })?);
     }
     *set = added;
     Ok(defs)
