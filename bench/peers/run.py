@@ -106,6 +106,20 @@ def start_engines(threads, args, log):
     return handles
 
 
+# Arguments that say where things lie on this machine: they change nothing about what is measured.
+PLACES = ["--bertha", "--work", "--runs", "--quiet"]
+
+
+def repeatable(words):
+    """The arguments without those that only say where things lie."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word not in PLACES and not word.startswith(tuple(f"{place}=" for place in PLACES)):
+            kept.append(word)
+        skip = word in PLACES
+    return kept
+
+
 @contextlib.contextmanager
 def quiet(command):
     """Holds the quiet that a command makes."""
@@ -195,7 +209,7 @@ def write_record(args, start, versions, peak, measurements):
     record = {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.datetime.now(datetime.UTC) - started).total_seconds()),
-        "command": "python bench/peers/run.py " + " ".join(sys.argv[1:]),
+        "command": "python bench/peers/run.py " + " ".join(repeatable(sys.argv[1:])),
         "commit": output_of("git", "rev-parse", "HEAD"),
         "uncommitted_changes": bool(output_of("git", "status", "--porcelain", "--untracked-files=no")),
         "machine": machine(args),
