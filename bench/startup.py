@@ -90,7 +90,9 @@ def main():
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
         record = {
             "started": now.isoformat(timespec="seconds"),
-            "command": "python bench/startup.py " + " ".join(sys.argv[1:]),
+            # Where things lie on this machine changes nothing about what is measured.
+            "command": f"python bench/startup.py --checkpoint FOLDER --precisions {' '.join(args.precisions)} "
+            f"--threads {args.threads}",
             "commit": commit.stdout.strip(),
             "threads": args.threads,
             "load_average": os.getloadavg()[0],
