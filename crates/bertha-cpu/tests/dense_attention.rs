@@ -5,23 +5,15 @@ use std::sync::Arc;
 use bertha_cpu::isa::Isa;
 use bertha_cpu::{CpuModel, TensorRef};
 use bertha_graph::interp::{Interpreter, Precision};
-use bertha_graph::{AttentionAttrs, Graph, Op, TensorData, TensorType};
+use bertha_graph::{AttentionAttrs, Graph, Op, SplitMix64, TensorData, TensorType};
 
-/// SplitMix64, so that every run tests the same numbers.
-struct Random(u64);
+/// So that every run tests the same numbers.
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
     fn tensor(&mut self, shape: &[usize]) -> TensorData {
         let count = shape.iter().product();
-        let values = (0..count).map(|_| (self.next() >> 40) as f32 / (1 << 22) as f32 - 2.0).collect();
+        let values = (0..count).map(|_| (self.0.bits() >> 40) as f32 / (1 << 22) as f32 - 2.0).collect();
         TensorData::from_vec(shape.to_vec(), values).unwrap()
     }
 }
@@ -86,7 +78,7 @@ fn attention(
         Mask::Flags(dims) => {
             let count: usize = whole(dims).iter().product();
             let flags: Vec<bool> =
-                (0..count).map(|at| at >= keys && !random.next().is_multiple_of(4)).collect();
+                (0..count).map(|at| at >= keys && !random.0.bits().is_multiple_of(4)).collect();
             inputs.push(("mask", TensorData::from_bools(whole(dims), &flags).unwrap()));
         }
         Mask::Row => inputs.push(("mask", random.tensor(&[keys]))),
@@ -134,7 +126,7 @@ fn every_form_gives_the_reference_answer() {
         Mask::Flags([false, false, true]),
         Mask::Flags([true, true, true]),
     ];
-    let mut random = Random(7);
+    let mut random = Random(SplitMix64::new(7));
     for (batch, heads, kv_heads, queries, keys, dim, v_dim) in sizes {
         let sizes = Sizes { batch, heads, kv_heads, queries, keys, dim, v_dim };
         for (mask, split) in masks.iter().flat_map(|mask| [(*mask, true), (*mask, false)]) {

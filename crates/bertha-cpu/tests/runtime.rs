@@ -6,29 +6,17 @@ use bertha_cpu::isa::Isa;
 use bertha_cpu::{CpuModel, LowerError, PackedStore, RunError, TensorRef};
 use bertha_graph::interp::{Interpreter, Precision};
 use bertha_graph::{
-    Activation, BinaryOp, DType, GeluKind, Graph, Op, PoolKind, RelativeBuckets, TensorData, TensorId,
-    TensorType, WeightLayout, shape,
+    Activation, BinaryOp, DType, GeluKind, Graph, Op, PoolKind, RelativeBuckets, SplitMix64, TensorData,
+    TensorId, TensorType, WeightLayout, shape,
 };
 
-/// SplitMix64, so that every run tests the same numbers.
-struct Random(u64);
+/// So that every run tests the same numbers.
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
     fn tensor(&mut self, shape: &[usize]) -> TensorData {
         let count = shape.iter().product();
-        let value = |random: &mut Random| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let value = |random: &mut Random| (random.0.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0;
         TensorData::from_vec(shape.to_vec(), (0..count).map(|_| value(self)).collect()).unwrap()
     }
 }
@@ -69,7 +57,7 @@ impl Net {
 
 /// A two-layer encoder with every hot op in it, ragged.
 fn encoder(seed: u64) -> Graph {
-    let mut net = Net { graph: Graph::new("encoder"), random: Random(seed) };
+    let mut net = Net { graph: Graph::new("encoder"), random: Random(SplitMix64::new(seed)) };
     let mut input =
         |name: &str, shape| Some(net.graph.add_input(name, TensorType::new(DType::I32, shape)).unwrap());
     let ids = input("input_ids", shape!["tokens"]);
@@ -133,9 +121,9 @@ fn encoder(seed: u64) -> Graph {
 
 /// A ragged batch of random sequences of these lengths.
 fn batch(lengths: &[usize], seed: u64) -> Vec<(&'static str, TensorData)> {
-    let mut random = Random(seed);
+    let mut random = Random(SplitMix64::new(seed));
     let tokens: usize = lengths.iter().sum();
-    let ids = (0..tokens).map(|_| random.below(VOCABULARY) as i32).collect();
+    let ids = (0..tokens).map(|_| random.0.below(VOCABULARY) as i32).collect();
     let positions = lengths.iter().flat_map(|length| 0..*length as i32).collect();
     let mut cu = vec![0i32];
     cu.extend(lengths.iter().scan(0, |sum, length| {
@@ -240,7 +228,7 @@ fn a_sentence_answers_the_same_alone_and_in_company() {
 
 /// Linears and a norm over rows of a multiple of 32 cache lines, which a program keeps apart by padding.
 fn crowding(seed: u64) -> Graph {
-    let mut net = Net { graph: Graph::new("crowding"), random: Random(seed) };
+    let mut net = Net { graph: Graph::new("crowding"), random: Random(SplitMix64::new(seed)) };
     let x = net.graph.add_input("x", TensorType::new(DType::F32, shape!["tokens", HIDDEN])).unwrap();
     let plain = (Activation::None, None);
     let wide = net.linear("wide", Some(x), (HIDDEN, 512), plain);
@@ -256,7 +244,7 @@ fn crowding(seed: u64) -> Graph {
 #[test]
 fn padded_rows_change_no_answer() {
     let graph = crowding(7);
-    let mut random = Random(8);
+    let mut random = Random(SplitMix64::new(8));
     for isa in Isa::available() {
         let model = Arc::new(CpuModel::new(graph.clone(), isa).unwrap());
         for tokens in [0, 1, 5, 33] {
@@ -296,7 +284,7 @@ fn bf16_models_stay_within_the_formats_error() {
             let inputs = match graph.name.as_str() {
                 "crowding" => {
                     let tokens = lengths.iter().sum();
-                    vec![("x", Random(seed as u64).tensor(&[tokens, HIDDEN]))]
+                    vec![("x", Random(SplitMix64::new(seed as u64)).tensor(&[tokens, HIDDEN]))]
                 }
                 _ => batch(lengths, seed as u64),
             };

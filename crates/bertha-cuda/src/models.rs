@@ -4,7 +4,7 @@
 
 use bertha_graph::{
     Attention, DType, Dim, GeluKind, GraphBuilder, GraphError, Interface, Model, ModelInfo, PoolKind,
-    PositionIds, RelativeBuckets, Task, TensorData, TensorId, Weight, output, ragged, shape,
+    PositionIds, RelativeBuckets, SplitMix64, Task, TensorData, TensorId, Weight, output, ragged, shape,
 };
 
 /// The sizes of an encoder.
@@ -78,7 +78,7 @@ impl EncoderConfig {
     /// # Errors
     /// When the sizes do not fit together.
     pub fn build(&self, seed: u64) -> Result<Model, GraphError> {
-        let mut net = Net { b: GraphBuilder::new(&self.name), random: Random(seed), config: self };
+        let mut net = Net { b: GraphBuilder::new(&self.name), random: SplitMix64::new(seed), config: self };
         net.encoder()?;
         let graph = net.b.finish()?;
         let info = ModelInfo {
@@ -100,7 +100,7 @@ impl EncoderConfig {
 
 struct Net<'a> {
     b: GraphBuilder,
-    random: Random,
+    random: SplitMix64,
     config: &'a EncoderConfig,
 }
 
@@ -201,7 +201,7 @@ impl Net<'_> {
 
     fn norm(&mut self, name: &str, x: TensorId) -> Result<TensorId, GraphError> {
         let hidden = self.config.hidden;
-        let mut around_one = self.random.values(hidden, 0.2);
+        let mut around_one = random_values(&mut self.random, hidden, 0.2);
         around_one.iter_mut().for_each(|value| *value += 1.0);
         let gamma = self.b.weight(&format!("{name}.weight"), TensorData::vector(around_one))?;
         let beta = self.values(&format!("{name}.bias"), vec![hidden], 0.1)?;
@@ -214,40 +214,20 @@ impl Net<'_> {
     }
 
     fn values(&mut self, name: &str, shape: Vec<usize>, spread: f32) -> Result<TensorId, GraphError> {
-        let values = self.random.values(shape.iter().product(), spread);
+        let values = random_values(&mut self.random, shape.iter().product(), spread);
         let data = TensorData::from_vec(shape, values)
             .map_err(|source| GraphError::Constant { name: name.to_owned(), source })?;
         self.b.weight(name, data)
     }
 }
 
-/// SplitMix64.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.bits() % bound.max(1) as u64) as usize
-    }
-
-    /// Values with a standard deviation of `spread`: sums of four uniform ones.
-    pub fn values(&mut self, count: usize, spread: f32) -> Vec<f32> {
-        let mut value = || {
-            let bits = self.bits();
-            let sum: f32 = (0..4).map(|part| ((bits >> (16 * part)) & 0xffff) as f32 / 65536.0 - 0.5).sum();
-            // The variance of the sum is 4 / 12.
-            sum * 3f32.sqrt() * spread
-        };
-        (0..count).map(|_| value()).collect()
-    }
+/// Values with a standard deviation of `spread`: sums of four uniform ones.
+pub fn random_values(random: &mut SplitMix64, count: usize, spread: f32) -> Vec<f32> {
+    let mut value = || {
+        let bits = random.bits();
+        let sum: f32 = (0..4).map(|part| ((bits >> (16 * part)) & 0xffff) as f32 / 65536.0 - 0.5).sum();
+        // The variance of the sum is 4 / 12.
+        sum * 3f32.sqrt() * spread
+    };
+    (0..count).map(|_| value()).collect()
 }

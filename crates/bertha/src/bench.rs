@@ -1,7 +1,7 @@
 //! Work to measure with: random token ids of given lengths, as the model takes them.
 
 use bertha_compile::cost;
-use bertha_graph::{Bindings, DType, Graph, Interface, Shape, TensorData, TensorType};
+use bertha_graph::{Bindings, DType, Graph, Interface, Shape, SplitMix64, TensorData, TensorType};
 
 use crate::batch::RaggedBatch;
 use crate::engine::Engine;
@@ -77,10 +77,12 @@ fn named(inputs: &[(String, TensorData)]) -> Vec<(&str, &TensorData)> {
 /// A batch of sequences of the given lengths with random token ids. The same seed gives the same ids. A dense model
 /// gets them padded to the longest, with an attention mask where it takes one.
 pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<Workload, Error> {
-    let mut random = Random(seed ^ 0x9E37_79B9_7F4A_7C15);
+    let mut random = SplitMix64::new(seed);
     let vocabulary = vocabulary(engine.graph());
-    let sequences: Vec<Vec<u32>> =
-        lengths.iter().map(|length| (0..*length).map(|_| random.below(vocabulary)).collect()).collect();
+    let sequences: Vec<Vec<u32>> = lengths
+        .iter()
+        .map(|length| (0..*length).map(|_| random.below(vocabulary) as u32).collect())
+        .collect();
     let sum_of_squares = lengths.iter().map(|length| (length * length) as f64).sum();
     if engine.info().interface == Interface::Ragged {
         let mut batch = RaggedBatch::new();
@@ -106,7 +108,7 @@ pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<
 }
 
 /// Rows of the first table that token ids look up, or a number that every vocabulary has.
-fn vocabulary(graph: &Graph) -> u32 {
+fn vocabulary(graph: &Graph) -> usize {
     const SMALLEST: usize = 99;
     let tables = graph.nodes().iter().filter_map(|node| {
         let table = match node.op {
@@ -117,7 +119,7 @@ fn vocabulary(graph: &Graph) -> u32 {
         let shape = &graph.tensor(table?).ty.shape;
         shape.dims().first()?.as_const().filter(|_| shape.rank() == 2)
     });
-    tables.max().and_then(|rows| u32::try_from(rows).ok()).unwrap_or(SMALLEST as u32).max(1)
+    tables.max().filter(|rows| u32::try_from(*rows).is_ok()).map_or(SMALLEST, |rows| rows as usize).max(1)
 }
 
 fn padded_inputs(graph: &Graph, sequences: &[Vec<u32>]) -> Result<Vec<(String, TensorData)>, Error> {
@@ -148,17 +150,4 @@ fn padded_inputs(graph: &Graph, sequences: &[Vec<u32>]) -> Result<Vec<(String, T
         inputs.push((tensor.name.clone(), data));
     }
     Ok(inputs)
-}
-
-/// SplitMix64: small, and good enough for token ids.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((u64::from((z ^ (z >> 31)) as u32) * u64::from(bound)) >> 32) as u32
-    }
 }

@@ -5,7 +5,7 @@ mod support;
 use std::path::PathBuf;
 
 use bertha::engine_file::EngineFile;
-use bertha::graph::{ModelInfo, text};
+use bertha::graph::{ModelInfo, SplitMix64, text};
 use bertha::isa::Isa;
 use bertha::{Engine, Interface, Model, Options, PositionIds, Task, TensorData};
 
@@ -173,16 +173,12 @@ const WORDS: [&str; 22] = [
     "@words",
 ];
 
-/// SplitMix64, so that every run tries the same changes.
-struct Random(u64);
+/// So that every run tries the same changes.
+struct Random(SplitMix64);
 
 impl Random {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
+        self.0.below(bound)
     }
 
     /// A piece of `bytes`: a run of digits or letters, or a few bytes anywhere.
@@ -225,7 +221,7 @@ impl Random {
 fn changed_seeds_are_handled() {
     let rounds = std::env::var("BERTHA_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     let rounds = rounds.unwrap_or(ROUNDS);
-    let mut random = Random(0);
+    let mut random = Random(SplitMix64::new(0));
     for (_, name, seed) in seeds().into_iter().filter(|(target, ..)| *target == "graph_text") {
         for round in 0..rounds {
             let mut text = seed.clone();

@@ -10,12 +10,11 @@ use std::sync::Arc;
 
 use bertha_compile::{Precision, optimize_model};
 use bertha_graph::interp::{Interpreter, Precision as Evaluate};
-use bertha_graph::{Model, TensorData};
+use bertha_graph::{Model, SplitMix64, TensorData};
 
 use crate::arch::Arch;
 use crate::driver::{CudaError, Device};
 use crate::model::CudaModel;
-use crate::models::Random;
 use crate::plan::{CudaPlan, PlanError};
 use crate::session::{RaggedInputs, RunError};
 
@@ -160,7 +159,7 @@ pub struct Batch {
 impl Batch {
     /// Random tokens in sequences of these lengths.
     pub fn random(model: &Model, lengths: &[usize], seed: u64) -> Self {
-        let mut random = Random(seed ^ 0x5eed);
+        let mut random = SplitMix64::new(seed ^ 0x5eed);
         let vocabulary = vocabulary(model);
         let mut batch =
             Batch { ids: Vec::new(), types: Vec::new(), positions: Vec::new(), cu_seqlens: vec![0] };

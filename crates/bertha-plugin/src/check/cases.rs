@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bertha_graph::plugin::{Element, FieldKind, FieldSpec, Operand, Pattern, Signature};
-use bertha_graph::{DType, TensorType};
+use bertha_graph::{DType, SplitMix64, TensorType};
 
-use super::{Options, measure, op_of, tensor_type};
+use super::{Options, measure, tensor_type};
 use crate::{F64Tensor, Field, PluginDef, PluginOp};
 
 /// Sizes that a named dimension takes: edges of vectors, and sizes of models.
@@ -72,12 +72,12 @@ pub(super) struct Cases<'a> {
     def: &'a Arc<PluginDef>,
     choice: &'a [DType],
     options: &'a Options,
-    random: Random,
+    random: SplitMix64,
 }
 
 impl<'a> Cases<'a> {
     pub(super) fn new(def: &'a Arc<PluginDef>, choice: &'a [DType], options: &'a Options) -> Self {
-        Cases { def, choice, options, random: Random(options.seed) }
+        Cases { def, choice, options, random: SplitMix64::new(options.seed) }
     }
 
     /// The case of this round.
@@ -91,7 +91,7 @@ impl<'a> Cases<'a> {
                 fields.insert(spec.name.clone(), self.field(spec)?);
             }
         }
-        let op = op_of(self.def, fields)?;
+        let op = self.def.op(fields)?;
         let signature = self.def.signature();
         let mut shapes = self.shapes(signature, &op);
         for _ in 0..MAX_DRAWS {
@@ -112,7 +112,7 @@ impl<'a> Cases<'a> {
 
     /// A case with every operand, plain numbers, and the default of each field that is not given.
     pub(super) fn complete(&mut self) -> Result<Case, String> {
-        let op = op_of(self.def, self.options.fields.clone())?;
+        let op = self.def.op(self.options.fields.clone())?;
         let signature = self.def.signature();
         let shapes = self.shapes(signature, &op);
         let inputs = signature.inputs.iter().zip(shapes);
@@ -140,7 +140,7 @@ impl<'a> Cases<'a> {
                     Pattern::Size(size) => shape.push(usize::try_from(*size).unwrap_or(0)),
                     Pattern::Name(name) => {
                         let given = self.options.sizes.get(&**name).copied();
-                        let drawn = given.unwrap_or(*self.random.pick(&SIZES));
+                        let drawn = given.unwrap_or(*pick(&mut self.random, &SIZES));
                         shape.push(*sizes.entry(name.clone()).or_insert(drawn));
                     }
                     Pattern::Run(name) => {
@@ -160,7 +160,7 @@ impl<'a> Cases<'a> {
     /// Up to three dimensions, now and then an empty one.
     fn run(&mut self) -> Vec<usize> {
         let rank = self.random.below(4);
-        let mut run: Vec<usize> = (0..rank).map(|_| *self.random.pick(&RUN_SIZES)).collect();
+        let mut run: Vec<usize> = (0..rank).map(|_| *pick(&mut self.random, &RUN_SIZES)).collect();
         if rank > 0 && self.random.below(12) == 0 {
             run[0] = 0;
         }
@@ -230,45 +230,23 @@ enum Style {
 impl Style {
     const ALL: [Style; 5] = [Style::Normal, Style::Offset, Style::Small, Style::Large, Style::Zero];
 
-    fn value(self, random: &mut Random) -> f64 {
+    fn value(self, random: &mut SplitMix64) -> f64 {
         match self {
-            Style::Normal => random.normal(),
-            Style::Offset => 30.0 + random.normal(),
-            Style::Small => 1e-2 * random.normal(),
-            Style::Large => 1e2 * random.normal(),
+            Style::Normal => normal(random),
+            Style::Offset => 30.0 + normal(random),
+            Style::Small => 1e-2 * normal(random),
+            Style::Large => 1e2 * normal(random),
             Style::Zero => 0.0,
         }
     }
 }
 
-/// SplitMix64.
-struct Random(u64);
+/// Mean 0, variance 1 (Box and Muller).
+fn normal(random: &mut SplitMix64) -> f64 {
+    let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+    radius * (2.0 * std::f64::consts::PI * random.unit()).cos()
+}
 
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.bits() % bound as u64) as usize
-    }
-
-    fn pick<'t, T>(&mut self, from: &'t [T]) -> &'t T {
-        &from[self.below(from.len())]
-    }
-
-    /// From 0 to 1.
-    fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Mean 0, variance 1 (Box and Muller).
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-        radius * (2.0 * std::f64::consts::PI * self.unit()).cos()
-    }
+fn pick<'t, T>(random: &mut SplitMix64, from: &'t [T]) -> &'t T {
+    &from[random.below(from.len())]
 }

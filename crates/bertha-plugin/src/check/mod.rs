@@ -5,6 +5,7 @@
 //! nor on the number of threads, and takes memory that is aligned to elements and no better. A plugin that promises to
 //! work row by row must give each row the same bits when it is alone.
 
+mod bench;
 mod cases;
 mod measure;
 mod memory;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 use bertha_graph::plugin::ShapeFault;
 use bertha_graph::{DType, Shape, TensorType};
 
-use crate::{F64Tensor, Field, Parallel, PluginDef, PluginOp, Sequential, TensorView, TensorViewMut};
+use crate::{F64Tensor, Field, Parallel, PluginDef, Sequential};
+use bench::Bench;
 use cases::{Case, Cases};
-use memory::Guarded;
 
 pub use measure::{Difference, default_tolerance};
 pub use time::{Timing, time};
@@ -183,55 +184,12 @@ fn run_kernel(
     fill: u8,
     threads: &mut dyn Parallel,
 ) -> Result<Vec<Vec<u8>>, Problem> {
-    let shapes: Vec<Option<Vec<usize>>> = results.iter().map(|ty| ty.shape.as_const()).collect();
-    let shapes: Option<Vec<Vec<usize>>> = shapes.into_iter().collect();
-    let shapes = shapes.ok_or_else(|| "a result's shape is not known".to_owned())?;
-    let mut outputs = Vec::with_capacity(results.len());
-    for (ty, shape) in results.iter().zip(&shapes) {
-        let length = bertha_graph::byte_count(ty.dtype, shape).map_err(|error| error.to_string())?;
-        outputs.push(Guarded::filled(length, fill, case.offset(ty.dtype)));
-    }
-    let inputs: Vec<Option<Guarded>> = case
-        .inputs
-        .iter()
-        .map(|input| input.as_ref().map(|input| Guarded::holding(&input.bytes, case.offset(input.ty.dtype))))
-        .collect();
-    let views: Vec<Option<TensorView<'_>>> = case
-        .inputs
-        .iter()
-        .zip(&inputs)
-        .map(|(input, memory)| {
-            let (input, memory) = (input.as_ref()?, memory.as_ref()?);
-            Some(TensorView { dtype: input.ty.dtype, shape: &input.shape, bytes: memory.bytes() })
-        })
-        .collect();
-    let mut written: Vec<Option<TensorViewMut<'_>>> = outputs
-        .iter_mut()
-        .zip(results.iter().zip(&shapes))
-        .map(|(memory, (ty, shape))| {
-            Some(TensorViewMut { dtype: ty.dtype, shape, bytes: memory.bytes_mut() })
-        })
-        .collect();
-    let outcome = case.op.run(&views, &mut written, threads);
-    drop(written);
+    let mut bench = Bench::new(case, results, fill)?;
+    let outcome = bench.run(threads);
     // What lies around comes first: an error of the kernel may well be its consequence.
-    for (index, memory) in outputs.iter().enumerate() {
-        memory.check().map_err(|where_| format!("the kernel writes {where_} result {index}"))?;
-    }
-    for (index, (memory, input)) in inputs.iter().zip(&case.inputs).enumerate() {
-        let (Some(memory), Some(input)) = (memory, input) else { continue };
-        memory.check().map_err(|where_| format!("the kernel writes {where_} operand {index}"))?;
-        if memory.bytes() != input.bytes {
-            return Err(format!("the kernel changes its operand {index}").into());
-        }
-    }
+    bench.check()?;
     outcome?;
-    Ok(outputs.into_iter().map(|memory| memory.bytes().to_vec()).collect())
-}
-
-/// The op with fields that the caller gives and defaults.
-fn op_of(def: &Arc<PluginDef>, fields: BTreeMap<String, Field>) -> Result<PluginOp, String> {
-    def.op(fields)
+    Ok(bench.into_results())
 }
 
 fn tensor_type(dtype: DType, shape: &[usize]) -> TensorType {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Options;
+use super::bench::Bench;
 use super::cases::{self, Cases};
-use super::memory::Guarded;
-use crate::{Parallel, PluginDef, TensorView, TensorViewMut};
+use crate::{Parallel, PluginDef};
 
 /// Runs before the clock starts, and seconds to keep measuring.
 const WARMUP: usize = 3;
@@ -49,41 +49,13 @@ fn time_choice(
     let case = Cases::new(def, choice, options).complete()?;
     let types: Vec<_> = case.inputs.iter().map(|input| input.as_ref().map(|input| &input.ty)).collect();
     let results = case.op.result_types(&types).map_err(|fault| fault.to_string())?;
-    let shapes: Option<Vec<Vec<usize>>> = results.iter().map(|ty| ty.shape.as_const()).collect();
-    let shapes = shapes.ok_or("a result's shape is not known")?;
-    let mut outputs = Vec::new();
-    for (ty, shape) in results.iter().zip(&shapes) {
-        let length = bertha_graph::byte_count(ty.dtype, shape).map_err(|error| error.to_string())?;
-        outputs.push(Guarded::filled(length, 0, 0));
-    }
-    let inputs: Vec<Option<Guarded>> = case
-        .inputs
-        .iter()
-        .map(|input| input.as_ref().map(|input| Guarded::holding(&input.bytes, 0)))
-        .collect();
-    let views: Vec<Option<TensorView<'_>>> = case
-        .inputs
-        .iter()
-        .zip(&inputs)
-        .map(|(input, memory)| {
-            let (input, memory) = (input.as_ref()?, memory.as_ref()?);
-            Some(TensorView { dtype: input.ty.dtype, shape: &input.shape, bytes: memory.bytes() })
-        })
-        .collect();
-    let bytes: usize = inputs.iter().flatten().chain(&outputs).map(|memory| memory.bytes().len()).sum();
+    let mut bench = Bench::new(&case, &results, 0)?;
     let mut seconds = Vec::new();
     let begin = Instant::now();
     let mut run = 0;
     while run < WARMUP || begin.elapsed().as_secs_f64() < SECONDS {
-        let mut written: Vec<Option<TensorViewMut<'_>>> = outputs
-            .iter_mut()
-            .zip(results.iter().zip(&shapes))
-            .map(|(memory, (ty, shape))| {
-                Some(TensorViewMut { dtype: ty.dtype, shape, bytes: memory.bytes_mut() })
-            })
-            .collect();
         let start = Instant::now();
-        case.op.run(&views, &mut written, threads)?;
+        bench.run(threads)?;
         if run >= WARMUP {
             seconds.push(start.elapsed().as_secs_f64());
         }
@@ -96,6 +68,6 @@ fn time_choice(
         case: case.describe(),
         seconds: median,
         runs: seconds.len(),
-        bytes_per_second: bytes as f64 / median.max(1e-9),
+        bytes_per_second: bench.bytes() as f64 / median.max(1e-9),
     })
 }
