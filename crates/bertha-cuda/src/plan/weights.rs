@@ -14,7 +14,8 @@ use crate::program::{LowerError, WeightForm, WeightPlan};
 pub(super) fn convert(graph: &Graph, plan: &WeightPlan, precision: Precision) -> Result<Bytes, LowerError> {
     let wrong = |why: String| LowerError::Weight { weight: plan.name.clone(), why };
     if let WeightForm::Zeros(length) = plan.form {
-        return Ok(vec![0u8; length * 4].into());
+        let bytes = length.checked_mul(4).ok_or_else(|| wrong(format!("{length} zeros are too many")))?;
+        return Ok(vec![0u8; bytes].into());
     }
     let tensor = graph.find(&plan.name).and_then(|id| graph.tensor(id).constant());
     let data = tensor.ok_or_else(|| wrong("the graph has no constant of this name".into()))?;

@@ -158,7 +158,7 @@ impl<'a> Lowering<'a> {
             let data = self.constant(*table).ok_or("its table is computed")?;
             let [rows, columns] = *data.shape() else { return Err("its table is no matrix".into()) };
             let ids = self.read(*ids)?;
-            self.expect_storage(ids, Storage::I32)?;
+            self.expect_ids(ids)?;
             width = columns;
             lookups.push(Lookup { ids, table: self.weight(*table, WeightForm::Rows), rows });
         }
@@ -273,7 +273,14 @@ impl<'a> Lowering<'a> {
         let kv = match (operand(node, 1), operand(node, 2)) {
             (None, None) => None,
             (Some(_), Some(_)) => {
-                Some((self.matrix(node, 1, Rows::Tokens)?.0, self.matrix(node, 2, Rows::Tokens)?.0))
+                let (k, v) = (self.matrix(node, 1, Rows::Tokens)?, self.matrix(node, 2, Rows::Tokens)?);
+                if [k.1, v.1] != [stride; 2] {
+                    return Err(format!(
+                        "queries, keys and values of {stride}, {} and {} features",
+                        k.1, v.1
+                    ));
+                }
+                Some((k.0, v.0))
             }
             _ => return Err("keys without values".into()),
         };
@@ -295,8 +302,24 @@ impl<'a> Lowering<'a> {
             (None, None) => None,
             _ => return Err("a bias table without buckets".into()),
         };
+        let head_dim = width / heads;
+        self.expect_same_shape((heads, head_dim, relative.map(|relative| relative.longest)))?;
         let y = self.write(y, self.storage);
-        Ok(CudaStep::Attention(Attention { q, kv, y, heads, head_dim: width / heads, scale, relative }))
+        Ok(CudaStep::Attention(Attention { q, kv, y, heads, head_dim, scale, relative }))
+    }
+
+    /// All attentions of a run share one work list, whose blocks of queries have the height that the shape decides.
+    fn expect_same_shape(&self, shape: (usize, usize, Option<usize>)) -> Lowered<()> {
+        let differs = |step: &Step| match &step.step {
+            CudaStep::Attention(Attention { heads, head_dim, relative, .. }) => {
+                (*heads, *head_dim, relative.map(|relative| relative.longest)) != shape
+            }
+            _ => false,
+        };
+        match self.steps.iter().any(differs) {
+            true => Err("attentions of different shapes in one model".into()),
+            false => Ok(()),
+        }
     }
 
     /// The longest sequence that the model takes, where its position table says so; else one that is long enough.
@@ -333,6 +356,9 @@ impl<'a> Lowering<'a> {
         };
         let width =
             width.ok_or_else(|| format!("operand {index} of shape {}", self.graph.tensor(id).ty.shape))?;
+        if width == 0 {
+            return Err(format!("operand {index} with rows of no features"));
+        }
         let tensor = self.read(id)?;
         self.expect_storage(tensor, self.storage)?;
         Ok((tensor, width))
@@ -351,6 +377,17 @@ impl<'a> Lowering<'a> {
         match tensor.map(|tensor| self.tensors[*tensor].place) {
             Some(Place::Input(found)) if found == input => Ok(()),
             _ => Err(format!("operand {index} that is not the input {}", input.name())),
+        }
+    }
+
+    /// The kernel reads an id for each token, and what a batch's check has seen are the ids in its inputs.
+    fn expect_ids(&self, ids: TensorIndex) -> Lowered<()> {
+        self.expect_storage(ids, Storage::I32)?;
+        let plan = &self.tensors[ids];
+        let is_input = matches!(plan.place, Place::Input(input) if input != Input::CuSeqlens);
+        match is_input && plan.dims == [symbol(Rows::Tokens)] {
+            true => Ok(()),
+            false => Err(format!("ids that are not one for each token ({})", plan.name)),
         }
     }
 
@@ -435,7 +472,6 @@ impl<'a> Lowering<'a> {
     fn finish(mut self) -> Result<Program, LowerError> {
         let mut outputs = Vec::new();
         for (name, id) in self.graph.outputs() {
-            let dtype = self.graph.dtype(*id);
             let read = self.read(*id).map(|tensor| match self.tensors[tensor].storage {
                 Storage::F32 | Storage::I32 => tensor,
                 Storage::F16 | Storage::Bf16 => self.cast_to_f32(name, tensor),
@@ -443,6 +479,11 @@ impl<'a> Lowering<'a> {
             let tensor = read.map_err(|why| LowerError::Unsupported {
                 nodes: vec![UnsupportedNode { node: format!("output {name}"), why }],
             })?;
+            // That of the bytes, whatever the graph computes in.
+            let dtype = match self.tensors[tensor].storage {
+                Storage::I32 => DType::I32,
+                Storage::F32 | Storage::F16 | Storage::Bf16 => DType::F32,
+            };
             outputs.push(OutputPlan { name: name.clone(), tensor, dtype });
         }
         let end = self.steps.len();
@@ -505,10 +546,10 @@ fn symbol(rows: Rows) -> Dim {
 }
 
 fn check_width(width: usize) -> Lowered<()> {
-    if width <= WIDEST_ROW {
-        Ok(())
-    } else {
-        Err(format!("rows of {width} features, more than {WIDEST_ROW}"))
+    match width {
+        0 => Err("rows of no features".into()),
+        1..=WIDEST_ROW => Ok(()),
+        _ => Err(format!("rows of {width} features, more than {WIDEST_ROW}")),
     }
 }
 

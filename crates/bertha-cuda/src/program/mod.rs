@@ -203,7 +203,7 @@ pub struct OutputPlan {
     pub name: String,
     /// The tensor that holds it, in f32 or i32.
     pub tensor: usize,
-    /// Its type in the graph.
+    /// The type of its elements as they are handed out: `f32` or `i32`.
     pub dtype: DType,
 }
 
@@ -268,3 +268,6 @@ impl fmt::Display for UnsupportedNode {
 fn list(nodes: &[UnsupportedNode]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

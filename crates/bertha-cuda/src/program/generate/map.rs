@@ -120,7 +120,7 @@ fn slice(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) -> Result<Genera
         let size = x.dims[axis].as_const().ok_or("slice of a dimension of unknown size")?;
         // Where the first element lies, as the op's definition clamps it.
         let from = if *start < 0 { start + size } else { *start };
-        let first = if *step < 0 { from.clamp(0, size - 1) } else { from.clamp(0, size) };
+        let first = if *step < 0 { from.clamp(0, (size - 1).max(0)) } else { from.clamp(0, size) };
         at[axis] = format!("({first}ll + d{axis} * {step}ll)");
     }
     moved(lowering, node, y, x, &at)
