@@ -205,7 +205,8 @@ pub(crate) fn launch(storage: Storage, step: &Attention, setting: &Setting) -> L
         .with("V_STRIDE", stride)
         .with("OUT_STRIDE", width);
     let mut config = setting.config(step.heads, threads as u32, shared);
-    config.grid[1] = super::work_capacity(setting, query_block(storage, step, setting)) as u32;
+    config.grid[1] =
+        super::work_capacity(setting, query_block(storage, step, setting)).try_into().unwrap_or(u32::MAX);
     let args = vec![
         LaunchArg::Address(Operand::Tensor(step.y)),
         LaunchArg::Address(Operand::Tensor(step.q)),

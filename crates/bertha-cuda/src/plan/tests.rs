@@ -136,7 +136,11 @@ fn a_plan_holds_the_kernels_of_every_batch() {
     for tokens in sizes {
         for sequences in [1, 9, 40, 5000, 40_000] {
             for longest in [1, 32, 64, 100, 256, 300, 1000].into_iter().filter(|longest| *longest <= tokens) {
-                for launch in plan.program().launches(&base.for_batch(tokens, sequences, longest)) {
+                let setting = base.for_batch(tokens, sequences, longest);
+                let is_refused = plan.program().too_large(&setting).is_some();
+                assert_eq!(is_refused, sequences > 32_768, "{tokens} tokens, {sequences} sequences");
+                for launch in plan.program().launches(&setting) {
+                    assert!(is_refused || launch.config.grid[1..].iter().all(|blocks| *blocks <= 65_535));
                     let found = plan.cubin(&launch.kernel).is_some();
                     assert!(found, "{} for {tokens} tokens, {sequences} sequences, {longest}", launch.kernel);
                 }

@@ -1,7 +1,7 @@
 //! A batch on its way to the card: checked, and written into one piece of pinned memory.
 
 use crate::kernels::{Setting, work_capacity};
-use crate::program::{CudaStep, Input, Place, Program};
+use crate::program::{Attention, CudaStep, Input, Place, Program};
 
 /// The inputs of a ragged encoder, all tokens of all sequences one after another.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +38,32 @@ pub enum BatchError {
         position: usize,
         /// Rows of the table.
         rows: usize,
+    },
+    /// A sequence that the table of biases by distance does not reach across.
+    #[error(
+        "sequence {sequence} has {tokens} tokens, but the model's biases by distance reach {longest}; truncate it"
+    )]
+    TooLong {
+        /// Its number, from 0.
+        sequence: usize,
+        /// Its length.
+        tokens: usize,
+        /// The longest length that there are biases for.
+        longest: usize,
+    },
+    /// A batch for which a kernel would need more blocks than CUDA launches at once.
+    #[error(
+        "{sequences} sequences of {tokens} tokens together take {blocks} blocks for `{node}`, more than a launch has; split the batch"
+    )]
+    TooLarge {
+        /// Tokens of the batch.
+        tokens: usize,
+        /// Sequences of the batch.
+        sequences: usize,
+        /// The graph node whose launch would be too large.
+        node: String,
+        /// Blocks of that launch.
+        blocks: u32,
     },
 }
 
@@ -88,15 +114,23 @@ impl<'a> RaggedInputs<'a> {
                 format!("it ends with {end}, but there are {tokens} tokens"),
             ));
         }
-        for tensor in &program.tensors {
-            let Place::Input(input) = tensor.place else { continue };
+        // Those that the model does not take may be left out, but are written with the others where they are there.
+        for input in Input::ALL.into_iter().filter(|input| *input != Input::CuSeqlens) {
+            let is_taken = program.tensors.iter().any(|tensor| tensor.place == Place::Input(input));
             let length = self.get(input).len();
-            if input != Input::CuSeqlens && length != tokens {
+            if length != tokens && (is_taken || length != 0) {
                 return Err(wrong(input, format!("{length} values for {tokens} tokens")));
             }
         }
         for step in &program.steps {
-            let CudaStep::Embedding(embedding) = &step.step else { continue };
+            let embedding = match &step.step {
+                CudaStep::Embedding(embedding) => embedding,
+                CudaStep::Attention(Attention { relative: Some(relative), .. }) => {
+                    self.check_lengths(relative.longest)?;
+                    continue;
+                }
+                _ => continue,
+            };
             for lookup in &embedding.lookups {
                 let Place::Input(input) = program.tensors[lookup.ids].place else { continue };
                 let rows = lookup.rows;
@@ -108,6 +142,20 @@ impl<'a> RaggedInputs<'a> {
             }
         }
         Ok(())
+    }
+
+    fn check_lengths(&self, longest: usize) -> Result<(), BatchError> {
+        match self.lengths().enumerate().find(|(_, tokens)| *tokens > longest) {
+            Some((sequence, tokens)) => Err(BatchError::TooLong { sequence, tokens, longest }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that every launch for batches of this capacity, the batch's own, is one that CUDA takes.
+    pub(crate) fn check_capacity(&self, program: &Program, setting: &Setting) -> Result<(), BatchError> {
+        let Some((node, blocks)) = program.too_large(setting) else { return Ok(()) };
+        let (tokens, sequences) = (self.tokens(), self.sequences());
+        Err(BatchError::TooLarge { tokens, sequences, node: node.to_owned(), blocks })
     }
 }
 
@@ -199,6 +247,8 @@ mod tests {
     use super::*;
     use crate::arch::Arch;
     use crate::kernels::buckets::{sequence_bucket, token_bucket};
+    use crate::models::EncoderConfig;
+    use crate::program::lower;
 
     fn cu_seqlens(lengths: &[usize]) -> Vec<i32> {
         let mut cu = vec![0];
@@ -258,6 +308,62 @@ mod tests {
                 assert!(ordered, "longest first");
             }
         }
+    }
+
+    fn program(positions: usize, relative: bool) -> Program {
+        let mut config = EncoderConfig::named("minilm-l6").unwrap();
+        (config.layers, config.vocabulary, config.positions, config.relative) = (1, 50, positions, relative);
+        let model = bertha_compile::optimize_model(&config.build(1).unwrap()).unwrap().0;
+        lower(&model.graph, bertha_compile::Precision::F16).unwrap()
+    }
+
+    #[test]
+    fn sequences_longer_than_the_table_of_biases_are_refused() {
+        let program = program(40, true);
+        let ids = vec![1; 100];
+        let check = |cu: &[i32]| {
+            RaggedInputs { input_ids: &ids, token_type_ids: &ids, position_ids: &ids, cu_seqlens: cu }
+                .check(&program)
+        };
+        assert_eq!(check(&[0, 40, 80, 100]), Ok(()));
+        assert_eq!(
+            check(&[0, 40, 81, 100]),
+            Err(BatchError::TooLong { sequence: 1, tokens: 41, longest: 40 })
+        );
+    }
+
+    #[test]
+    fn inputs_of_another_length_are_refused_whether_the_model_takes_them_or_not() {
+        let mut program = program(40, false);
+        let (ids, long) = ([1; 5], [1; 6]);
+        let inputs = |types, positions| RaggedInputs {
+            input_ids: &ids,
+            token_type_ids: types,
+            position_ids: positions,
+            cu_seqlens: &[0, 5],
+        };
+        let why = inputs(&long, &ids).check(&program).unwrap_err().to_string();
+        assert!(why.contains("token_type_ids") && why.contains("6 values for 5 tokens"), "{why}");
+        assert!(inputs(&[], &ids).check(&program).is_err());
+        program.tensors.retain(|tensor| tensor.place != Place::Input(Input::TokenTypeIds));
+        program.steps.clear();
+        assert_eq!(inputs(&[], &ids).check(&program), Ok(()));
+        assert_eq!(inputs(&ids, &ids).check(&program), Ok(()));
+        let why = inputs(&long, &ids).check(&program).unwrap_err().to_string();
+        assert!(why.contains("token_type_ids") && why.contains("6 values for 5 tokens"), "{why}");
+    }
+
+    #[test]
+    fn a_batch_of_more_blocks_than_a_launch_has_is_refused_by_the_node() {
+        let program = program(40, false);
+        let cu: Vec<i32> = (0..=40_000).collect();
+        let ids = vec![1; 40_000];
+        let batch = RaggedInputs { input_ids: &ids, cu_seqlens: &cu, ..RaggedInputs::default() };
+        let base = Setting::typical(Arch::Sm90a);
+        let setting = |sequences| base.for_batch(40_000, sequences, 1);
+        assert_eq!(batch.check_capacity(&program, &setting(30_000)), Ok(()));
+        let why = batch.check_capacity(&program, &setting(40_000)).unwrap_err().to_string();
+        assert!(why.contains("attention") && why.contains("split the batch"), "{why}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Runs of a model on a card.
 //!
 //! A run writes its batch into pinned memory, copies it to the card, replays the graph that was captured for the batch's
-//! buckets, and copies the wanted outputs back. Once the largest batch has run, nothing is allocated any more.
+//! buckets, and copies the wanted outputs back. Once each setting has run, nothing is allocated any more,
+//! as long as they are no more than are kept.
 
 mod batch;
 mod capture;
 mod profile;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bertha_graph::{Bindings, DType};
@@ -65,6 +66,8 @@ pub struct CudaSession {
     stream: Stream,
     model: Arc<CudaModel>,
     captured: HashMap<Key, Captured>,
+    /// The keys of `captured` in the order of their capture.
+    oldest: VecDeque<Key>,
     staging: PinnedBuffer,
     inputs: DeviceBuffer,
     arena: DeviceBuffer,
@@ -98,7 +101,7 @@ struct Pending {
     bytes: usize,
 }
 
-/// Captured graphs that a session keeps; the oldest go when there are more.
+/// Captured graphs that a session keeps; for one more, the one captured first goes.
 const KEPT_GRAPHS: usize = 64;
 
 impl CudaSession {
@@ -107,6 +110,7 @@ impl CudaSession {
         Ok(CudaSession {
             stream: Stream::new(&context)?,
             captured: HashMap::new(),
+            oldest: VecDeque::new(),
             staging: PinnedBuffer::new(&context, 0)?,
             inputs: DeviceBuffer::new(&context, 0, "inputs")?,
             arena: DeviceBuffer::new(&context, 0, "activations")?,
@@ -160,16 +164,31 @@ impl CudaSession {
         let program = model.program();
         batch.check(program)?;
         let key = self.key(batch, wanted)?;
-        self.prepare(&key)?;
+        self.prepare(&key, batch)?;
         self.plan_outputs(program, batch, key.wanted)?;
         if batch.tokens() == 0 {
-            // There is nothing to compute: outputs per token are empty, those of empty sequences are zeros.
+            // There is nothing to compute: outputs per token are empty. Those of sequences are zeros here, without the
+            // biases of heads, which an empty sequence beside others gets.
             self.results.as_mut_slice().fill(0);
             self.copied.record(&self.stream)?;
             self.is_running = true;
+            self.has_run = false;
             return Ok(());
         }
-        let captured = self.captured.get(&key).ok_or(RunError::Order("no graph was captured"))?;
+        let queued = self.queue(&key, batch, program);
+        if queued.is_err() {
+            // What was queued before the failure may still read the pinned memory that the next run writes. The failure
+            // is the news, whatever the wait says.
+            let _ = self.stream.synchronize();
+        }
+        self.is_running = queued.is_ok();
+        self.has_run = queued.is_ok();
+        queued
+    }
+
+    /// Copies a checked batch to the card, replays its graph, and copies the outputs back.
+    fn queue(&mut self, key: &Key, batch: &RaggedInputs<'_>, program: &Program) -> Result<(), RunError> {
+        let captured = self.captured.get(key).ok_or(RunError::Order("no graph was captured"))?;
         captured.layout.write(batch, self.staging.as_mut_slice(), &mut self.order);
         self.inputs.copy_from(&self.stream, &self.staging, captured.layout.bytes)?;
         self.start.record(&self.stream)?;
@@ -182,8 +201,6 @@ impl CudaSession {
             unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
         }
         self.copied.record(&self.stream)?;
-        self.is_running = true;
-        self.has_run = true;
         Ok(())
     }
 
@@ -214,7 +231,8 @@ impl CudaSession {
         Ok(!self.is_running || self.copied.is_done()?)
     }
 
-    /// Seconds that the card worked on the last run, inputs on the card to outputs on the card; `None` before a run.
+    /// Seconds that the card worked on the last run, inputs on the card to outputs on the card; `None` before a run, and
+    /// after a batch without tokens, for which the card has no work.
     ///
     /// # Errors
     /// When the run is not done.
@@ -260,12 +278,13 @@ impl CudaSession {
     }
 
     /// Makes room for batches of the key's capacity and captures their graph, where that has not been done yet.
-    fn prepare(&mut self, key: &Key) -> Result<(), RunError> {
+    fn prepare(&mut self, key: &Key, batch: &RaggedInputs<'_>) -> Result<(), RunError> {
         if self.captured.contains_key(key) {
             return Ok(());
         }
         let model = self.model.clone();
         let setting = key.setting;
+        batch.check_capacity(model.program(), &setting)?;
         let layout = Layout::new(&setting, model.program().query_block(&setting));
         let (offsets, arena_bytes) = model.program().arena.offsets(&setting);
         let context = model.context();
@@ -273,6 +292,7 @@ impl CudaSession {
             // Captured graphs hold addresses, so they go with the memory.
             self.stream.synchronize()?;
             self.captured.clear();
+            self.oldest.clear();
             if layout.bytes > self.inputs.bytes() {
                 self.staging = PinnedBuffer::new(context, layout.bytes)?;
                 self.inputs = DeviceBuffer::new(context, layout.bytes, "inputs")?;
@@ -283,11 +303,14 @@ impl CudaSession {
                 self.arena = DeviceBuffer::new(context, arena_bytes, "activations")?;
             }
         }
-        if self.captured.len() >= KEPT_GRAPHS {
-            self.captured.clear();
+        if self.oldest.len() >= KEPT_GRAPHS
+            && let Some(oldest) = self.oldest.pop_front()
+        {
+            self.captured.remove(&oldest);
         }
         let captured = Captured::new(self, &setting, layout, &offsets, key.wanted)?;
         self.captured.insert(*key, captured);
+        self.oldest.push_back(*key);
         Ok(())
     }
 

@@ -19,12 +19,16 @@ pub struct StepTime {
 
 impl CudaSession {
     /// Runs the batch once more, step by step with an event after each, and gives their times. Kernels do not overlap
-    /// then as they do in a run, so the sum is more than a run takes.
+    /// then as they do in a run, so the sum is more than a run takes. A batch without tokens has no steps to time.
     ///
     /// # Errors
     /// As for [`Self::run`].
     pub fn profile(&mut self, batch: &RaggedInputs<'_>, wanted: &[&str]) -> Result<Vec<StepTime>, RunError> {
         self.run(batch, wanted, |_| {})?;
+        if batch.tokens() == 0 {
+            // Nothing was launched, and the counts on the card are those of another batch or none.
+            return Ok(Vec::new());
+        }
         let key = self.key(batch, wanted)?;
         let Some(captured) = self.captured.get(&key) else { return Ok(Vec::new()) };
         let context = self.model.context();
