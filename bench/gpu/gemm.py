@@ -16,7 +16,6 @@ import argparse
 import ctypes
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
 import traceback
@@ -308,28 +307,12 @@ def check_variant(variant):
     return worst
 
 
-def median_time(call, calls, replays=40):
+def median_time(call, calls):
     """Median and spread of the middle half, microseconds of one of `calls` launches, by graph replay."""
-    import torch
+    # Imported here: what needs no card runs without torch too.
+    from replays import microseconds
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    for _ in range(3):
-        graph.replay()
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(replays)]
-    for start, end in pairs:
-        start.record()
-        graph.replay()
-        end.record()
-    torch.cuda.synchronize()
-    times = sorted(s.elapsed_time(e) * 1e3 / calls for s, e in pairs)
-    quarter = replays // 4
-    return statistics.median(times), times[-quarter - 1] - times[quarter]
+    return microseconds(call, calls)
 
 
 class Buffers:

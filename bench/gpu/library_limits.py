@@ -9,48 +9,15 @@ call is the median replay over 12. Random data; every product is checked against
 """
 
 import json
-import statistics
 import sys
 
 import torch
+from replays import microseconds
 
 HIDDEN, FFN, HEADS, LAYERS = 768, 3072, 12, 12
 WEIGHTS = {"qkv": (HIDDEN, 3 * HIDDEN), "out": (HIDDEN, HIDDEN), "ffn1": (HIDDEN, FFN), "ffn2": (FFN, HIDDEN)}
 TOKENS = [16, 32, 64, 128, 256, 384, 512, 1024, 4096, 4224, 8448, 16384]
 BATCHES = [(1, 32), (1, 128), (1, 384), (8, 128), (32, 128), (32, 384), (128, 128)]
-REPLAYS = 60
-
-
-def graph_of(call):
-    """A graph of `call`, warmed up on a side stream as capture wants it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph
-
-
-def microseconds(call, calls):
-    """Median device time of one of the `calls` calls that `call` makes, and the spread of the middle half."""
-    graph = graph_of(call)
-    for _ in range(5):
-        graph.replay()
-    times = []
-    for _ in range(REPLAYS):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / calls)
-    quarter = len(times) // 4
-    ordered = sorted(times)
-    return statistics.median(times), ordered[-quarter] - ordered[quarter]
 
 
 def products(results):

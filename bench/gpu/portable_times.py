@@ -1,7 +1,6 @@
 """Times of the portable CUDA kernels beside torch: `python bench/gpu/portable.py time` says how."""
 
 import json
-import statistics
 
 import nvrtc
 from portable_variants import (
@@ -19,29 +18,12 @@ from portable_variants import (
 from ragged import Batch, poisoned, random
 
 
-def microseconds(call, calls, replays=40):
-    """Median device time of one of the `calls` launches that `call` makes, by replays of a graph of them."""
-    import torch
+def microseconds(call, calls):
+    """Median device time of one of the `calls` launches that `call` makes."""
+    # Imported here: what needs no card runs without torch too.
+    from replays import microseconds as median_and_spread
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    for _ in range(3):
-        graph.replay()
-    times = []
-    for _ in range(replays):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / calls)
-    return statistics.median(times)
+    return median_and_spread(call, calls)[0]
 
 
 def time_attention(results):
