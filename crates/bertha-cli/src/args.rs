@@ -71,7 +71,8 @@ pub(crate) struct RunOptions {
     /// The GPU to run on, counted from 0.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) gpu: usize,
-    /// In which type the GPU multiplies: f32, f16 or bf16. Without it, that of the engine's plan for this GPU, or f32.
+    /// In which type the GPU multiplies: f32, f16 or bf16. Without it, that of the engine's plan for this GPU or,
+    /// if it has none, of its first plan for another; f32 without any.
     #[arg(long, value_name = "TYPE")]
     pub(crate) precision: Option<Precision>,
     #[command(flatten)]

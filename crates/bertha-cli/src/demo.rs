@@ -48,7 +48,7 @@ pub(crate) fn engine() -> Result<Engine, Failure> {
 }
 
 fn save(engine: &Engine, path: &Path) -> Result<(), String> {
-    engine.save(path).map_err(|error| error.to_string())
+    engine.save(path).map(drop).map_err(|error| error.to_string())
 }
 
 /// Unpacks the checkpoint into a temporary folder and compiles it.

@@ -190,7 +190,13 @@ impl Engine {
     }
 
     /// Writes the engine file, atomically: the path holds the old file or the whole new one, never a part.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+    ///
+    /// Gives sentences the user should see: which plans for GPUs in the file that the engine came from are not in the new
+    /// one, because another version of Bertha made them. The other plans are taken along.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or the one that the engine came from is damaged.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<Vec<String>, Error> {
         sections::save(self, path.as_ref())
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bertha_compile::Precision;
 use bertha_cpu::OutputRef;
 use bertha_cuda::driver::Device;
-use bertha_cuda::{Arch, CudaModel, CudaPlan, CudaSession, RaggedInputs, StoredPlan, parse_target};
+use bertha_cuda::{
+    Arch, CudaModel, CudaPlan, CudaSession, RaggedInputs, StoredPlan, parse_target, target_name,
+};
 use bertha_engine::{EngineFile, EngineWriter, PlanHeader};
 use bertha_graph::{DType, Interface, TensorData, ragged};
 
@@ -37,20 +39,29 @@ impl Gpu {
         self.model.as_ref()
     }
 
-    /// Names of the plans in the file.
+    /// The plans in the file but for those that were replaced in this process.
     fn stored(&self) -> Vec<(String, Arch, Precision)> {
         let Some(file) = &self.file else { return Vec::new() };
         let parsed = |plan: &PlanHeader| {
             let (arch, precision) = parse_target(&plan.target)?;
             Some((plan.target.clone(), arch, precision))
         };
-        file.plans().filter_map(parsed).collect()
+        let is_replaced = |target: &str| self.plans.iter().any(|plan| plan.target() == target);
+        file.plans().filter_map(parsed).filter(|(target, ..)| !is_replaced(target)).collect()
     }
 }
 
+/// The precision of a plan for `arch` where none was asked for: that of the plan which the engine has for this
+/// architecture, or else for any.
+fn precision_of(known: &[(Arch, Precision)], arch: Arch) -> Precision {
+    let matching = known.iter().find(|(other, _)| *other == arch);
+    matching.or(known.first()).map(|(_, precision)| *precision).unwrap_or_default()
+}
+
 impl Engine {
-    /// Makes a plan for GPUs of an architecture, which [`Engine::save`] keeps in the file. Needs NVRTC and no card;
-    /// `multiprocessors` are those of the card it is for, when one is at hand.
+    /// Makes a plan for GPUs of an architecture, which [`Engine::save`] keeps in the file, in place of one for the same
+    /// architecture and precision. Needs NVRTC and no card; `multiprocessors` are those of the card it is for, when one
+    /// is at hand.
     ///
     /// # Errors
     /// When the model has nodes without CUDA kernels (all of them are named), NVRTC is missing, or a weight does not fit
@@ -62,24 +73,35 @@ impl Engine {
         multiprocessors: Option<usize>,
     ) -> Result<(), Error> {
         let plan = CudaPlan::build(self.graph(), arch, precision, multiprocessors)?;
+        self.gpu.plans.retain(|other| other.target() != plan.target());
         self.gpu.plans.push(Arc::new(plan));
         Ok(())
     }
 
-    /// The plans for GPUs that the engine holds: name, bytes of machine code, bytes of weights.
+    /// The plans for GPUs that the engine holds. Those of its file that this version of Bertha does not run are left out.
     ///
     /// # Errors
-    /// When a plan in the file is damaged or does not fit its graph.
+    /// When the file is damaged.
     pub fn cuda_plans(&self) -> Result<Vec<Arc<CudaPlan>>, Error> {
-        let mut plans = self.gpu.plans.clone();
-        for (target, ..) in self.gpu.stored() {
-            plans.push(Arc::new(self.stored_plan(&target)?));
-        }
-        Ok(plans)
+        Ok(self.usable_plans()?.0)
     }
 
-    /// The engine with sessions on card `index`, in a precision (`None` takes what the file's plan has, or else f32). A
-    /// plan for the card is taken from the file; without one it is made now, which needs NVRTC.
+    /// The plans, and for each that is left out the reason.
+    fn usable_plans(&self) -> Result<(Vec<Arc<CudaPlan>>, Vec<String>), Error> {
+        let mut plans = self.gpu.plans.clone();
+        let mut reasons = Vec::new();
+        for (target, ..) in self.gpu.stored() {
+            match self.stored_plan(&target)? {
+                Ok(plan) => plans.push(Arc::new(plan)),
+                Err(why) => reasons.push(why),
+            }
+        }
+        Ok((plans, reasons))
+    }
+
+    /// The engine with sessions on card `index`, in a precision (`None` takes what the engine's plan for this architecture
+    /// has, or else its first plan for a GPU, or else f32). A plan for the card is taken from the file; without one that
+    /// fits it is made now, with a notice, which needs NVRTC.
     ///
     /// # Errors
     /// When there is no such card, its driver does not work, or there is no plan and none can be made.
@@ -103,42 +125,46 @@ impl Engine {
             return Ok(plan.clone());
         }
         let stored = self.gpu.stored();
+        let made = self.gpu.plans.iter().map(|plan| (plan.arch(), plan.precision()));
+        let known: Vec<_> =
+            made.chain(stored.iter().map(|(_, arch, precision)| (*arch, *precision))).collect();
+        let chosen = precision.unwrap_or_else(|| precision_of(&known, arch));
+        let what = format!("for {arch} in {chosen} was made from its portable graph.");
+        let mut notice = None;
         if let Some((target, ..)) = stored.iter().find(|(_, arch, precision)| fits(*arch, *precision)) {
-            match self.stored_plan(target) {
+            match self.stored_plan(target)? {
                 Ok(plan) => return Ok(Arc::new(plan)),
                 // Made by another version: the portable graph gives a plan again, if there is a compiler.
-                Err(Error::Plan(error)) => {
-                    self.add_notice(format!("{error}; a plan was made anew from the portable graph."));
-                }
-                Err(error) => return Err(error),
+                Err(why) => notice = Some(format!("{why}; one {what}")),
             }
         } else if !stored.is_empty() {
             let names: Vec<&str> = stored.iter().map(|(name, ..)| name.as_str()).collect();
-            self.add_notice(format!(
-                "The engine's plans are {}; one for {arch} was made from its portable graph.",
-                names.join(", ")
-            ));
+            notice = Some(format!("The engine's plans are {}; one {what}", names.join(", ")));
         }
-        let precision = precision.unwrap_or_default();
-        Ok(Arc::new(CudaPlan::build(self.graph(), arch, precision, Some(multiprocessors))?))
+        let plan = CudaPlan::build(self.graph(), arch, chosen, Some(multiprocessors))?;
+        notice.into_iter().for_each(|notice| self.add_notice(notice));
+        Ok(Arc::new(plan))
     }
 
-    fn stored_plan(&self, target: &str) -> Result<CudaPlan, Error> {
+    /// A plan of the file, or why this version of Bertha does not run it.
+    fn stored_plan(&self, target: &str) -> Result<Result<CudaPlan, String>, Error> {
         let file = self.gpu.file.as_ref().ok_or_else(|| Error::WrongTask("the engine has no file".into()))?;
         let content = |why: String| Error::EngineContent { path: Path::new(file.name()).to_owned(), why };
         let plan = file.plan(target)?;
-        if plan.header.plan_format != PLAN_FORMAT {
-            let why = format!("plan {target} has format {}, not {PLAN_FORMAT}", plan.header.plan_format);
-            return Err(content(why));
+        let PlanHeader { producer, plan_format, .. } = &plan.header;
+        if *plan_format != PLAN_FORMAT {
+            return Ok(Err(format!(
+                "the CUDA plan {target}: it was made by {producer} in plan format {plan_format}, not {PLAN_FORMAT}"
+            )));
         }
         let stored: StoredPlan = serde_json::from_slice(&plan.payload)
             .map_err(|error| content(format!("plan {target} is not one: {error}")))?;
-        let blob = file.packed(target)?.unwrap_or_default();
-        let plan = CudaPlan::from_stored(self.graph(), stored, &blob)?;
-        if plan.target() != target {
-            return Err(content(format!("plan {target} says that it is {}", plan.target())));
+        let named = target_name(stored.arch, stored.precision);
+        if named != target {
+            return Err(content(format!("plan {target} says that it is {named}")));
         }
-        Ok(plan)
+        let blob = file.packed(target)?.unwrap_or_default();
+        Ok(CudaPlan::from_stored(self.graph(), stored, &blob).map_err(|error| error.to_string()))
     }
 
     /// The card that sessions run on.
@@ -147,14 +173,15 @@ impl Engine {
     }
 }
 
-/// Writes the plans of an engine.
+/// Writes the plans of an engine; for each that this version of Bertha does not run, and that is left out, a sentence.
 pub(crate) fn write(
     writer: &mut EngineWriter,
     engine: &Engine,
     producer: &str,
     path: &Path,
-) -> Result<(), Error> {
-    for plan in engine.cuda_plans()? {
+) -> Result<Vec<String>, Error> {
+    let (plans, reasons) = engine.usable_plans()?;
+    for plan in plans {
         let (stored, pieces) = plan.to_stored();
         let mut packed = writer.begin_packed(&plan.target())?;
         for piece in &pieces {
@@ -172,7 +199,7 @@ pub(crate) fn write(
         };
         writer.plan(&header, &payload)?;
     }
-    Ok(())
+    Ok(reasons.into_iter().map(|why| format!("{why}; the new file does not have it.")).collect())
 }
 
 /// Runs a ragged batch on the card.
@@ -233,5 +260,19 @@ pub(crate) fn check_interface(interface: Interface) -> Result<(), Error> {
         Interface::Dense => {
             Err(Error::WrongTask("the GPU runs ragged encoders only; use --device cpu for this model".into()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_runs_in_the_precision_that_its_plans_have() {
+        let known = [(Arch::Sm80, Precision::Bf16), (Arch::Sm90a, Precision::F16)];
+        assert_eq!(precision_of(&known, Arch::Sm90a), Precision::F16);
+        assert_eq!(precision_of(&known, Arch::Sm80), Precision::Bf16);
+        assert_eq!(precision_of(&known, Arch::Sm75), Precision::Bf16);
+        assert_eq!(precision_of(&[], Arch::Sm75), Precision::F32);
     }
 }

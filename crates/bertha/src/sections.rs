@@ -55,8 +55,9 @@ fn producer() -> String {
     format!("bertha {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Writes all sections: description, portable graph, weights, tokenizer, and the CPU plan with its packed weights.
-pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
+/// Writes all sections: description, portable graph, weights, tokenizer, and the plans with their packed weights. Gives
+/// notices of what the engine's own file holds and the new one does not.
+pub(crate) fn save(engine: &Engine, path: &Path) -> Result<Vec<String>, Error> {
     let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
     let mut writer = EngineWriter::create(path)?;
     let model = serde_json::to_value(engine.info()).map_err(|error| content(error.to_string()))?;
@@ -82,7 +83,7 @@ pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
         writer.tokenizer(tokenizer)?;
     }
     plugins::write(&mut writer, engine, path)?;
-    gpu::write(&mut writer, engine, &producer(), path)?;
+    let notices = gpu::write(&mut writer, engine, &producer(), path)?;
     let mut packed = writer.begin_packed(TARGET)?;
     let mut entries = Vec::new();
     for (entry, bytes) in engine.cpu().packed().entries() {
@@ -103,7 +104,7 @@ pub(crate) fn save(engine: &Engine, path: &Path) -> Result<(), Error> {
         PlanHeader { target: TARGET.into(), producer: producer(), plan_format: PLAN_FORMAT, requirements };
     writer.plan(&header, &payload)?;
     writer.finish()?;
-    Ok(())
+    Ok(notices)
 }
 
 /// Loads an engine file. A plan that this machine cannot run is made anew from the portable graph, with a notice.

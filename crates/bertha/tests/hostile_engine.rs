@@ -17,6 +17,7 @@ struct Parts {
     packed: Vec<u8>,
     padded: Option<Vec<u8>>,
     tokenizer: Option<Vec<u8>>,
+    cuda: Option<(PlanHeader, Vec<u8>)>,
 }
 
 impl Parts {
@@ -38,6 +39,7 @@ impl Parts {
             packed: file.packed("cpu").unwrap().unwrap().to_vec(),
             padded: None,
             tokenizer: None,
+            cuda: None,
         }
     }
 
@@ -61,6 +63,9 @@ impl Parts {
             let mut packed = writer.begin_packed("cpu").unwrap();
             packed.append(&self.packed).unwrap();
             packed.finish().unwrap();
+            writer.plan(header, payload).unwrap();
+        }
+        if let Some((header, payload)) = &self.cuda {
             writer.plan(header, payload).unwrap();
         }
         Engine::from_bytes(writer.finish().unwrap().bytes(), &Options::default())
@@ -228,4 +233,44 @@ fn a_tensor_larger_than_memory_fails_the_run() {
     let engine = parts.load().unwrap();
     let mut session = engine.session(1).unwrap();
     assert_names(run(&mut session, &[("x", bertha::TensorData::vector(vec![1f32]))]), &["`y`", "memory"]);
+}
+
+/// A file whose plan for a GPU has this format and these kernel sources, and nothing that any kernel needs.
+fn with_cuda(target: &str, plan_format: u32, sources: &str) -> Parts {
+    let header = PlanHeader {
+        target: target.into(),
+        producer: "bertha 9.0".into(),
+        plan_format,
+        requirements: vec![],
+    };
+    let plan = json!({
+        "arch": "sm_90a", "precision": "f16", "multiprocessors": 132, "sources": sources, "cubins": [], "weights": [],
+    });
+    Parts { cuda: Some((header, serde_json::to_vec(&plan).unwrap())), ..Parts::of("bert_encoder") }
+}
+
+#[test]
+fn plans_of_other_versions_for_gpus_are_left_out_with_a_notice() {
+    let work = tempfile::tempdir().unwrap();
+    let path = work.path().join("again.bertha");
+    for (plan_format, why) in [(99, "bertha 9.0 in plan format 99"), (1, "other kernels")] {
+        let engine = with_cuda("cuda-sm_90a-f16", plan_format, "0").load().unwrap();
+        assert!(engine.cuda_plans().unwrap().is_empty());
+        let notices = engine.save(&path).unwrap();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert!(notices[0].contains("cuda-sm_90a-f16") && notices[0].contains(why), "{notices:?}");
+        let again = Engine::open(&path).unwrap();
+        assert!(again.save(work.path().join("third.bertha")).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_plan_for_a_gpu_that_lies_is_an_error() {
+    let work = tempfile::tempdir().unwrap();
+    let path = work.path().join("again.bertha");
+    let engine = with_cuda("cuda-sm_80-f16", 1, "0").load().unwrap();
+    assert_names(engine.save(&path), &["cuda-sm_80-f16", "cuda-sm_90a-f16"]);
+    let mut parts = with_cuda("cuda-sm_90a-f16", 1, "0");
+    parts.cuda.as_mut().unwrap().1 = b"{}".to_vec();
+    assert_names(parts.load().unwrap().save(&path), &["cuda-sm_90a-f16", "is not one"]);
 }

@@ -45,8 +45,9 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
         add_cuda(&mut engine, *target, args.precision, &spinner)?;
     }
     spinner.say(format!("writing {}", target.display()));
-    engine.save(&target)?;
+    let notices = engine.save(&target)?;
     drop(spinner);
+    notices.iter().for_each(|notice| eprintln!("note: {notice}"));
     if let Some(source) = &explained {
         args.explain.iter().try_for_each(|node| explain::print(source, &engine, node))?;
     }
