@@ -90,7 +90,7 @@ fn print(report: &Report) -> Result<(), Failure> {
             case.name.clone(),
             case.precision.to_string(),
             error,
-            format!("{:.0e}", case.bound),
+            format!("{:.1e}", case.bound),
             verdict,
         ]);
     }
