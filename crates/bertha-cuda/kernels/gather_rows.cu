@@ -1,5 +1,6 @@
 // Copies chosen rows: out[i] = x[rows[i]] for i < count. What heads on some tokens only (the first of each sequence,
-// the masked ones) run on, so that products after it see no other row.
+// the masked ones) run on, so that products after it see no other row. Engines do not use it yet: no step launches it, and
+// only bench/gpu/portable.py runs it.
 //
 // out: [count, HIDDEN], x: [tokens, HIDDEN] of Element; rows: int32, checked by the host. With ROWS_CU_SEQLENS 1 `rows`
 // is cu_seqlens itself and `count` is ignored for batch->sequences: the first row of each sequence (an empty one, which

@@ -1,5 +1,6 @@
-//! Every kernel that lowering asks for, compiled for every architecture, without a card: it compiles, spills next to nothing, keeps
-//! within the registers and shared memory of the architecture, and uses the matrix instructions that it was written for.
+//! The kernels of one small model with heads, and of one layer of MiniLM, for a few sizes of batches, compiled without a card
+//! for every architecture: they compile, spill at most one register, keep within the registers and shared memory of the
+//! architecture, and use the matrix instructions that they were written for. Kernels of other widths are not seen here.
 //!
 //! Needs NVRTC, and nvdisasm (`BERTHA_NVDISASM`) for the last point; without them the tests say so and pass, unless
 //! `BERTHA_NVRTC_REQUIRED` is set.
@@ -68,12 +69,13 @@ fn check(nvrtc: &Nvrtc, spec: &KernelSpec, config: &LaunchConfig, arch: Arch) ->
 }
 
 #[test]
-fn kernels_keep_within_the_card_and_spill_nothing() {
+fn kernels_of_a_small_model_keep_within_the_card_and_spill_one_register_at_most() {
     let Some(nvrtc) = nvrtc() else { return };
     let heads = vec![Head::Pooler, Head::MaskedLm, Head::Embedding(PoolKind::Mean)];
     let config = EncoderConfig { layers: 1, heads_on_top: heads, ..cases(true)[0].config.clone() };
     for arch in Arch::ALL {
-        for precision in [Precision::F32, Precision::F16] {
+        let has_arithmetic = |precision: &Precision| *precision != Precision::Bf16 || arch.has_bf16();
+        for precision in Precision::ALL.into_iter().filter(has_arithmetic) {
             for (spec, config) in launches(&config, arch, precision) {
                 check(nvrtc, &spec, &config, arch);
             }

@@ -28,6 +28,9 @@ unsafe impl Sync for Inner {}
 impl Module {
     /// Loads a cubin. `name` names the kernel in errors.
     ///
+    /// A cubin is a program: its form is checked here, and what its kernels do with the card's memory is not. So load
+    /// only machine code, and engine files with CUDA plans, from those whom you trust.
+    ///
     /// # Errors
     /// [`CudaError::BadImage`] when it is no image for this card.
     pub fn load(context: &Context, cubin: &[u8], name: &str) -> Result<Self, CudaError> {
