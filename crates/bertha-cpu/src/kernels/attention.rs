@@ -12,6 +12,8 @@
 //!
 //! A query whose every key is masked (all scores -inf) gets zeros, not NaN.
 
+use std::ops::Range;
+
 use super::context::{Context, LINE};
 use super::gemm::pack_panel;
 use super::gemm::tile::{self, AnyTile, OneF32, Prefetch, TileArgs, Word};
@@ -311,47 +313,77 @@ pub const fn attention_scratch_len(tier: Tier, shape: &AttentionShape, max_keys:
 /// When an operand, the bias or the output is too small for the batch, or output rows overlap.
 pub fn attention(ctx: &mut Context, args: &Attention<'_>, layout: HeadLayout, out: &mut [f32]) {
     args.check(out.len(), layout);
-    let (isa, threads) = (ctx.isa, ctx.threads());
+    let (isa, (_, kv_len)) = (ctx.isa, args.seqs.max_lengths());
+    let out = Disjoint::new(out);
+    for_items(ctx, args, attention_scratch_len(isa.tier(), &args.shape, kv_len), |item, scratch| {
+        isa.run(Head { args, layout, out: &out, item, scratch });
+    });
+}
+
+/// An item of work: a share of one head's query tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    /// The sequence.
+    pub(super) seq: usize,
+    /// The query head.
+    pub(super) head: usize,
+    /// Which of the head's `splits` shares.
+    split: usize,
+    splits: usize,
+}
+
+impl Item {
+    /// How many tiles the `q_len` queries of the head are cut into, and which of them are this item's.
+    #[inline(always)]
+    pub(super) fn tiles(&self, tier: Tier, q_len: usize) -> (usize, Range<usize>) {
+        let tiles = q_len.div_ceil(tile::max_mr(tier));
+        (tiles, tiles * self.split / self.splits..tiles * (self.split + 1) / self.splits)
+    }
+}
+
+/// Calls `run` with every item of a batch and at least `scratch` f32 of its worker's: on all workers where there is work
+/// enough to share.
+pub(super) fn for_items<T: Sync>(
+    ctx: &mut Context,
+    args: &Attention<'_, T>,
+    scratch: usize,
+    run: impl Fn(Item, &mut [f32]) + Sync,
+) {
+    let (tier, threads) = (ctx.isa.tier(), ctx.threads());
     let (heads, seqs) = (args.shape.heads, args.seqs.count());
     if heads * seqs == 0 {
         return;
     }
-    let (q_len, kv_len) = args.seqs.max_lengths();
-    ctx.reserve(attention_scratch_len(isa.tier(), &args.shape, kv_len));
+    ctx.reserve(scratch);
     let fork = worth_forking(threads, args.work(), 1, 1);
-    let splits = if fork { splits(isa.tier(), threads, heads * seqs, q_len) } else { 1 };
-    let out = Disjoint::new(out);
-    let item = |index: usize, scratch: &mut [f32]| {
+    let splits = if fork { splits(tier, threads, heads * seqs, args.seqs.max_lengths().0) } else { 1 };
+    let item = |index: usize| {
         let (head, split) = (index / splits, index % splits);
-        let (seq, head) = (head / heads, head % heads);
-        isa.run(Head { args, layout, out: &out, seq, head, split, splits, scratch });
+        Item { seq: head / heads, head: head % heads, split, splits }
     };
     let items = heads * seqs * splits;
     if fork {
-        ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| item(part.index, scratch));
+        ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| run(item(part.index), scratch));
     } else {
         for index in 0..items {
-            item(index, &mut ctx.scratch[0]);
+            run(item(index), &mut ctx.scratch[0]);
         }
     }
 }
 
 /// How many items each of `heads` heads is cut into: enough for every worker, so that stealing can even out.
-pub(super) fn splits(tier: Tier, threads: usize, heads: usize, q_len: usize) -> usize {
+fn splits(tier: Tier, threads: usize, heads: usize, q_len: usize) -> usize {
     const ITEMS_PER_WORKER: usize = 4;
     let tiles = q_len.div_ceil(tile::max_mr(tier));
     (ITEMS_PER_WORKER * threads).div_ceil(heads).min(tiles).max(1)
 }
 
-/// An item: a share of one head's query tiles.
+/// An item and what it works on.
 struct Head<'a> {
     args: &'a Attention<'a>,
     layout: HeadLayout,
     out: &'a Disjoint<'a, f32>,
-    seq: usize,
-    head: usize,
-    split: usize,
-    splits: usize,
+    item: Item,
     scratch: &'a mut [f32],
 }
 
@@ -361,27 +393,27 @@ impl SimdOp for Head<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Attention { shape, seqs, q, k, v, bias } = *self.args;
-        let (q_len, kv_len) = seqs.lengths(self.seq);
-        let (nr, max_mr) = (tile::nr(S::TIER), tile::max_mr(S::TIER));
+        let (q_len, kv_len) = seqs.lengths(self.item.seq);
+        let nr = tile::nr(S::TIER);
         let (dim, v_dim) = (shape.head_dim, shape.v_head_dim);
-        let tiles = q_len.div_ceil(max_mr);
-        let (first, end) = (tiles * self.split / self.splits, tiles * (self.split + 1) / self.splits);
-        if first == end {
+        let Item { seq, head, .. } = self.item;
+        let (tiles, mine) = self.item.tiles(S::TIER, q_len);
+        if mine.is_empty() {
             return;
         }
-        let kv_head = self.head / (shape.heads / shape.kv_heads);
+        let kv_head = head / (shape.heads / shape.kv_heads);
         let (k_len, v_len) = (kv_len.next_multiple_of(nr) * dim, kv_len * v_dim.next_multiple_of(nr));
         let (keys, rest) = self.scratch.split_at_mut(k_len);
         let (values, scores) = rest.split_at_mut(v_len);
         let keys_t = Strided {
-            data: &k.data[k.layout.start(&seqs, self.seq, kv_head).min(k.data.len())..],
+            data: &k.data[k.layout.start(&seqs, seq, kv_head).min(k.data.len())..],
             rows: dim,
             cols: kv_len,
             row_stride: 1,
             col_stride: k.layout.row_stride,
         };
         let values_rows = Strided {
-            data: &v.data[v.layout.start(&seqs, self.seq, kv_head).min(v.data.len())..],
+            data: &v.data[v.layout.start(&seqs, seq, kv_head).min(v.data.len())..],
             rows: kv_len,
             cols: v_dim,
             row_stride: v.layout.row_stride,
@@ -391,9 +423,9 @@ impl SimdOp for Head<'_> {
         pack_panels(s, values_rows, values);
 
         let stride = scores_stride(S::TIER, kv_len);
-        let q_start = q.layout.start(&seqs, self.seq, self.head);
-        let out_start = self.layout.start(&seqs, self.seq, self.head);
-        for tile in first..end {
+        let q_start = q.layout.start(&seqs, seq, head);
+        let out_start = self.layout.start(&seqs, seq, head);
+        for tile in mine {
             let (row, next) = (q_len * tile / tiles, q_len * (tile + 1) / tiles);
             let rows = next - row;
             let queries = &q.data[(q_start + row * q.layout.row_stride).min(q.data.len())..];
@@ -411,7 +443,7 @@ impl SimdOp for Head<'_> {
             let mut factors = [0.0_f32; tile::max_mr(Tier::Avx512)];
             for i in 0..rows {
                 let scores = &mut scores[i * stride..][..kv_len];
-                let bias = bias.row(self.seq, self.head, row + i, kv_len);
+                let bias = bias.row(seq, head, row + i, kv_len);
                 factors[i] = softmax_weights(s, scores, shape.scale, bias);
             }
             let at = out_start + row * self.layout.row_stride;

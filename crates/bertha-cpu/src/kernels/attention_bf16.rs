@@ -7,11 +7,11 @@
 use half::bf16;
 
 use super::attention::{
-    Attention, HeadLayout, pack_panels, scaled_and_biased, scores_stride, splits, tiles_of_row,
+    Attention, HeadLayout, Item, for_items, pack_panels, scaled_and_biased, scores_stride, tiles_of_row,
 };
 use super::context::{Context, LINE};
+use super::gemm::Strided;
 use super::gemm::tile::{self, TwoBf16};
-use super::gemm::{Strided, worth_forking};
 use super::math;
 use super::reduce::{Sum, for_vectors};
 use super::simd::{Simd, SimdOp};
@@ -73,43 +73,22 @@ pub fn attention_bf16(ctx: &mut Context, args: &Attention<'_, bf16>, layout: Hea
     };
     let pairs = args.shape.head_dim.is_multiple_of(2) && even(args.q.layout) && even(args.k.layout);
     assert!(pairs, "queries and keys are whole pairs");
-    let (isa, threads) = (ctx.isa, ctx.threads());
-    let (heads, seqs) = (args.shape.heads, args.seqs.count());
-    if heads * seqs == 0 {
-        return;
-    }
-    let (q_len, kv_len) = args.seqs.max_lengths();
-    ctx.reserve(scratch(isa.tier(), args, kv_len).iter().sum());
-    let fork = worth_forking(threads, args.work(), 1, 1);
-    let splits = if fork { splits(isa.tier(), threads, heads * seqs, q_len) } else { 1 };
+    let (isa, (_, kv_len)) = (ctx.isa, args.seqs.max_lengths());
     let out = match out {
         Mixed::F32(out) => Target::F32(Disjoint::new(out)),
         Mixed::Bf16(out) => Target::Bf16(Disjoint::new(out)),
     };
-    let item = |index: usize, scratch: &mut [f32]| {
-        let (head, split) = (index / splits, index % splits);
-        let (seq, head) = (head / heads, head % heads);
-        isa.run_bf16(Head { args, layout, out: &out, seq, head, split, splits, scratch });
-    };
-    let items = heads * seqs * splits;
-    if fork {
-        ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| item(part.index, scratch));
-    } else {
-        for index in 0..items {
-            item(index, &mut ctx.scratch[0]);
-        }
-    }
+    for_items(ctx, args, scratch(isa.tier(), args, kv_len).iter().sum(), |item, scratch| {
+        isa.run_bf16(Head { args, layout, out: &out, item, scratch });
+    });
 }
 
-/// An item: a share of one head's query tiles.
+/// An item and what it works on.
 struct Head<'a> {
     args: &'a Attention<'a, bf16>,
     layout: HeadLayout,
     out: &'a Target<'a>,
-    seq: usize,
-    head: usize,
-    split: usize,
-    splits: usize,
+    item: Item,
     scratch: &'a mut [f32],
 }
 
@@ -119,34 +98,34 @@ impl SimdOp for Head<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Attention { shape, seqs, q, k, v, bias } = *self.args;
-        let (q_len, kv_len) = seqs.lengths(self.seq);
+        let (q_len, kv_len) = seqs.lengths(self.item.seq);
         let (dim, v_dim) = (shape.head_dim, shape.v_head_dim);
-        let tiles = q_len.div_ceil(tile::max_mr(S::TIER));
-        let (first, end) = (tiles * self.split / self.splits, tiles * (self.split + 1) / self.splits);
-        if first == end {
+        let Item { seq, head, .. } = self.item;
+        let (tiles, mine) = self.item.tiles(S::TIER, q_len);
+        if mine.is_empty() {
             return;
         }
-        let kv_head = self.head / (shape.heads / shape.kv_heads);
+        let kv_head = head / (shape.heads / shape.kv_heads);
         let [k_len, v_len, scores_len, mixed_len] = scratch(S::TIER, self.args, kv_len);
         let (keys, rest) = self.scratch.split_at_mut(k_len);
         let (values, rest) = rest.split_at_mut(v_len);
         let (scores, rest) = rest.split_at_mut(scores_len);
         let mixed = &mut rest[..mixed_len];
         let keys_t = Strided {
-            data: words(k.data, k.layout.start(&seqs, self.seq, kv_head)),
+            data: words(k.data, k.layout.start(&seqs, seq, kv_head)),
             rows: dim / 2,
             cols: kv_len,
             row_stride: 1,
             col_stride: k.layout.row_stride / 2,
         };
         pack_panels(s, keys_t, keys);
-        let v_start = v.layout.start(&seqs, self.seq, kv_head).min(v.data.len());
+        let v_start = v.layout.start(&seqs, seq, kv_head).min(v.data.len());
         pack_pairs(s, &v.data[v_start..], v.layout.row_stride, (kv_len, v_dim), values);
 
         let (stride, mixed_stride) = (scores_stride(S::TIER, kv_len), mixed_stride(S::TIER, v_dim));
-        let q_start = q.layout.start(&seqs, self.seq, self.head);
-        let out_start = self.layout.start(&seqs, self.seq, self.head);
-        for tile in first..end {
+        let q_start = q.layout.start(&seqs, seq, head);
+        let out_start = self.layout.start(&seqs, seq, head);
+        for tile in mine {
             let (row, next) = (q_len * tile / tiles, q_len * (tile + 1) / tiles);
             let rows = next - row;
             let queries = words(q.data, q_start + row * q.layout.row_stride);
@@ -164,7 +143,7 @@ impl SimdOp for Head<'_> {
             let mut factors = [0.0_f32; tile::max_mr(Tier::Avx512)];
             for i in 0..rows {
                 let row_of_scores = &mut scores[i * stride..][..kv_len.next_multiple_of(2)];
-                let bias = bias.row(self.seq, self.head, row + i, kv_len);
+                let bias = bias.row(seq, head, row + i, kv_len);
                 let largest = scaled_and_biased(s, &mut row_of_scores[..kv_len], shape.scale, bias);
                 factors[i] = round_weights(s, row_of_scores, kv_len, largest);
             }
