@@ -49,6 +49,17 @@ impl Memory {
         let start = mapping.as_ptr().addr().next_multiple_of(LARGE_PAGE) - mapping.as_ptr().addr();
         Some(Self(Kind::Large(mapping, start, len)))
     }
+
+    /// Makes room for at least `len` bytes; what was there is lost when it grows. `None` when there is no such memory: then
+    /// it is empty.
+    pub fn reserve(&mut self, len: usize) -> Option<()> {
+        if len > self.len() {
+            // The old memory goes first: both together may be more than there is.
+            *self = Self::default();
+            *self = Self::zeroed(len)?;
+        }
+        Some(())
+    }
 }
 
 impl Deref for Memory {

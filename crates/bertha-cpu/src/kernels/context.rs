@@ -16,24 +16,19 @@ pub struct AlignedBuf(Memory);
 
 impl AlignedBuf {
     /// `len` zeros.
-    #[must_use]
-    pub fn new(len: usize) -> Self {
-        let mut buf = Self::default();
-        buf.grow(len);
-        buf
-    }
-
-    /// Makes room for at least `len` values; allocates only beyond what it has ever held.
     ///
     /// # Panics
     /// When there is no such memory.
-    pub fn grow(&mut self, len: usize) {
-        if len > self.len() {
-            let bytes = len.checked_mul(size_of::<f32>());
-            let mut memory = bytes.and_then(Memory::zeroed).expect("memory for the buffer");
-            memory[..self.0.len()].copy_from_slice(&self.0);
-            self.0 = memory;
-        }
+    #[must_use]
+    pub fn new(len: usize) -> Self {
+        let mut buf = Self::default();
+        buf.reserve(len).expect("memory for the buffer");
+        buf
+    }
+
+    /// Makes room for at least `len` values; what was there is lost when it grows. `None` when there is no such memory.
+    pub fn reserve(&mut self, len: usize) -> Option<()> {
+        self.0.reserve(len.checked_mul(size_of::<f32>())?)
     }
 }
 
@@ -110,9 +105,12 @@ impl Context {
     }
 
     /// Makes room for `len` f32 of scratch per worker ahead of time.
+    ///
+    /// # Panics
+    /// When there is no such memory.
     pub fn reserve(&mut self, len: usize) {
         for buf in &mut self.scratch {
-            buf.grow(len);
+            buf.reserve(len).expect("memory for a kernel's scratch");
         }
     }
 
@@ -146,16 +144,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_are_aligned_and_keep_what_they_hold() {
+    fn buffers_are_aligned_and_never_shrink() {
         let mut buf = AlignedBuf::new(5);
         assert_eq!(buf.as_ptr() as usize % 64, 0);
         assert_eq!(&buf[..], [0.0; 5]);
+        buf.reserve(100).unwrap();
+        assert_eq!(buf.len(), 100);
         buf[4] = 3.0;
-        buf.grow(100);
-        assert_eq!(buf.len(), 100);
-        assert_eq!(buf[4], 3.0);
-        buf.grow(7);
-        assert_eq!(buf.len(), 100);
+        buf.reserve(7).unwrap();
+        assert_eq!((buf.len(), buf[4]), (100, 3.0));
+        assert!(buf.reserve(usize::MAX).is_none() && buf.reserve(usize::MAX / 8).is_none());
+        buf.reserve(9).unwrap();
+        assert!(buf.len() >= 9);
         assert!(AlignedBuf::default().is_empty());
     }
 }

@@ -48,7 +48,8 @@ impl ConvShape<'_> {
     }
 }
 
-/// Values of the block of windows that is multiplied at a time: four megabytes, which the weight is read once for.
+/// Values of a block of windows and its product, of which one is in work at a time: four megabytes, which the weight is
+/// read once for.
 const BLOCK: usize = 1 << 20;
 /// Fewest positions in a block.
 const MIN_POSITIONS: usize = 64;
@@ -56,7 +57,8 @@ const MIN_POSITIONS: usize = 64;
 const SQUARE: usize = 16;
 
 /// `y = weight * x + bias` over dense windows. `weight` is packed from `[out, channels * window]`, whose columns go by
-/// channel, then by position within the window. `scratch` holds a block of windows and its product.
+/// channel, then by position within the window. `scratch` holds a block of windows and its product; `None` when there is
+/// no memory for them.
 ///
 /// # Panics
 /// When shapes disagree, or the weight was packed for another tier than the context's.
@@ -66,20 +68,22 @@ pub fn dense(
     (x, weight, bias): (&[f32], &PackedB<'_>, Option<&[f32]>),
     scratch: &mut AlignedBuf,
     y: &mut [f32],
-) {
+) -> Option<()> {
     shape.check(x, bias, y);
     let (image, plane, out) = (shape.image(), shape.plane(), shape.out);
     let depth = shape.channels * shape.window();
     assert_eq!((weight.desc().k, weight.desc().n), (depth, out), "the weight has the shape's windows");
     if plane == 0 || out == 0 {
-        return;
+        return Some(());
     }
     let stride = row_stride(depth);
-    let block = (BLOCK / stride.max(1)).max(MIN_POSITIONS).min(plane);
-    scratch.grow(block * (stride + out));
+    let block = (BLOCK / (stride + out)).max(MIN_POSITIONS).min(plane);
+    scratch.reserve(block * (stride + out))?;
     let (windows, product) = scratch.split_at_mut(block * stride);
     let epilogue = Epilogue { bias, ..Epilogue::default() };
-    for (x, y) in x.chunks(shape.channels * image).zip(y.chunks_mut(out * plane)) {
+    // Images of the result lead: where padding is all there is, those of `x` have no values.
+    for (index, y) in y.chunks_mut(out * plane).enumerate() {
+        let x = &x[index * shape.channels * image..][..shape.channels * image];
         for first in (0..plane).step_by(block) {
             let rows = block.min(plane - first);
             let windows = &mut windows[..rows * stride];
@@ -93,6 +97,7 @@ pub fn dense(
             ctx.for_row_blocks(y, |channel, mut to| transpose(product, channel, &mut to));
         }
     }
+    Some(())
 }
 
 /// Rows of windows, from that of position `first` of an image on.
@@ -113,10 +118,15 @@ fn fill_windows(shape: &ConvShape<'_>, x: &[f32], first: usize, to: &mut RowsMut
         }
         return;
     }
+    if image == 0 {
+        // Padding alone.
+        (0..to.rows).for_each(|row| to.row(row).fill(0.0));
+        return;
+    }
     let window = shape.window();
     for row in 0..to.rows {
         let windows = to.row(row).chunks_exact_mut(window);
-        for (x, to) in x.chunks_exact(image.max(1)).zip(windows) {
+        for (x, to) in x.chunks_exact(image).zip(windows) {
             fill_window(shape.axes, first + row, shape.plane(), x, to);
         }
     }

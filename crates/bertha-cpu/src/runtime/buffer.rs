@@ -11,12 +11,7 @@ pub(crate) struct AlignedBuffer {
 impl AlignedBuffer {
     /// Makes room for `bytes`; what was there is lost only when it grows. `None` when there is no such memory.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Option<()> {
-        if bytes > self.memory.len() {
-            // The old memory goes first: both together may be more than there is.
-            self.memory = Memory::default();
-            self.memory = Memory::zeroed(bytes.next_multiple_of(64))?;
-        }
-        Some(())
+        self.memory.reserve(bytes.checked_next_multiple_of(64)?)
     }
 
     /// Bytes that there is room for.

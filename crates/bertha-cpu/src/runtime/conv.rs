@@ -52,8 +52,8 @@ pub(super) fn dense(
         return Err(format!("{:?} does not fit a weight of {} x {}", x.shape, desc.k, desc.n));
     }
     let shape = ConvShape { batch, channels, out, axes: &axes };
-    conv::dense(context, shape, (floats(&x)?, &weight.operand()?, bias), windows, results(y));
-    Ok(())
+    conv::dense(context, shape, (floats(&x)?, &weight.operand()?, bias), windows, results(y))
+        .ok_or_else(|| format!("there is no memory for windows of {depth} values and their products"))
 }
 
 pub(super) fn depthwise(

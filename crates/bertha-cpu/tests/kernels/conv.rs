@@ -17,6 +17,13 @@ fn axis(rng: &mut Rng, longest: usize) -> ConvAxis {
     ConvAxis { size, kernel, stride, dilation, begin, out: (size + begin + end - extent) / stride + 1 }
 }
 
+/// Axes that padding alone makes results of: no value, or none of a matrix's rows.
+fn empty_images() -> [Vec<ConvAxis>; 3] {
+    let empty = ConvAxis { size: 0, kernel: 3, stride: 1, dilation: 1, begin: 2, out: 2 };
+    let full = ConvAxis { size: 5, kernel: 3, stride: 1, dilation: 1, begin: 1, out: 5 };
+    [vec![empty], vec![empty, full], vec![full, empty]]
+}
+
 /// The indices of a row-major tensor's element, with the sizes outermost first.
 fn indices(mut flat: usize, sizes: impl DoubleEndedIterator<Item = usize>) -> Vec<usize> {
     let mut found = Vec::new();
@@ -68,7 +75,8 @@ fn check_case(ctx: &mut Context, rng: &mut Rng, case: &Case) {
         let mut packed = vec![f32::NAN; desc.packed_len().expect("a small matrix")];
         pack_b(&desc, Strided::transposed(&weight, channels * window, out), &mut packed);
         let packed = PackedB::new(desc, &packed).expect("packed as described");
-        dense(ctx, shape, (&x, &packed, bias.as_deref()), &mut AlignedBuf::default(), &mut y);
+        dense(ctx, shape, (&x, &packed, bias.as_deref()), &mut AlignedBuf::default(), &mut y)
+            .expect("memory for the windows");
     } else {
         depthwise(ctx, shape, (&x, &weight, bias.as_deref()), &mut y);
     }
@@ -101,6 +109,13 @@ pub(crate) fn denses(isa: Isa) {
             let case = Case { batch, channels, out, part: channels, axes, bias: number % 2 == 0 };
             check_case(&mut ctx, &mut rng, &case);
         }
+        for axes in empty_images() {
+            check_case(
+                &mut ctx,
+                &mut rng,
+                &Case { batch: 2, channels: 3, out: 4, part: 3, axes, bias: true },
+            );
+        }
         // Windows of one value, and more positions than a block has.
         let pointwise = |size| ConvAxis { size, kernel: 1, stride: 1, dilation: 1, begin: 0, out: size };
         let case = Case { batch: 2, channels: 33, out: 20, part: 33, axes: vec![pointwise(77)], bias: true };
@@ -123,6 +138,13 @@ pub(crate) fn depthwises(isa: Isa) {
             let (batch, out) = (1 + rng.below(2), channels * (1 + rng.below(2)));
             let case = Case { batch, channels, out, part: 1, axes, bias: number % 2 == 0 };
             check_case(&mut ctx, &mut rng, &case);
+        }
+        for axes in empty_images() {
+            check_case(
+                &mut ctx,
+                &mut rng,
+                &Case { batch: 2, channels: 3, out: 6, part: 1, axes, bias: true },
+            );
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn round(ctx: &mut Context, a: &Left<'_>, words: &mut AlignedBuf) {
     const MIN_PART: usize = 8 << 10;
     let (isa, (rows, cols)) = (ctx.isa, shape(a));
     let (row_words, stride) = row_words(cols);
-    words.grow(rows * stride);
+    words.reserve(rows * stride).expect("memory for the rounded operand");
     let parts = (rows * cols / MIN_PART).clamp(1, 2 * ctx.threads()).min(rows.max(1));
     let words = Disjoint::new(words);
     ctx.pool.run(parts, |part| {
