@@ -352,7 +352,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) profile: bool,
     /// Measure what the compiler's passes are worth instead: none of them, and all but each one, beside all.
-    #[arg(long, conflicts_with_all = ["profile", "lengths"])]
+    #[arg(long, conflicts_with_all = ["profile", "lengths", "gpu", "precision"])]
     pub(crate) fusions: bool,
     /// Print JSON.
     #[arg(long)]
@@ -365,8 +365,9 @@ pub(crate) struct BenchArgs {
 pub(crate) struct CompareArgs {
     /// The model: a checkpoint folder, an .onnx file or a .bertha engine.
     pub(crate) model: PathBuf,
-    /// What to compare with.
-    #[arg(long, value_enum)]
+    /// What to compare with: `reference`, the interpreter in f64; `onnxruntime`, from its shared library; or an .npz file
+    /// of named outputs, as `bertha run` writes, which belong to --inputs.
+    #[arg(long, value_name = "reference|onnxruntime|FILE.npz", value_parser = parse_against)]
     pub(crate) against: Against,
     /// Named input tensors; random token ids without it.
     #[arg(long, value_name = "IN.npz")]
@@ -394,12 +395,23 @@ pub(crate) struct CompareArgs {
 }
 
 /// Whom to compare with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Against {
     /// ONNX Runtime, from its shared library.
     Onnxruntime,
     /// The reference interpreter in f64.
     Reference,
+    /// Outputs in a file.
+    Answers(PathBuf),
+}
+
+fn parse_against(text: &str) -> Result<Against, String> {
+    match text {
+        "onnxruntime" => Ok(Against::Onnxruntime),
+        "reference" => Ok(Against::Reference),
+        _ if text.ends_with(".npz") => Ok(Against::Answers(text.into())),
+        _ => Err("expected reference, onnxruntime or an .npz file".into()),
+    }
 }
 
 #[derive(Args)]

@@ -294,6 +294,14 @@ fn wrong_calls_exit_with_2_and_say_what_is_right() {
     bertha(&["fill-mask", "--top-k", "0", "x"]).fails(2, &["--top-k"]);
     bertha(&["embed", "hello"]).fails(2, &["--model"]);
     bertha(&["compare", "x", "--against", "reference", "--batch", "0"]).fails(2, &["--batch"]);
+    bertha(&["bench", "x", "--runs", "0"]).fails(2, &["--runs"]);
+    bertha(&["bench", "x", "--fusions", "--runs", "0"]).fails(2, &["--runs"]);
+    bertha(&["bench", "x", "--fusions", "--device", "cuda"]).fails(2, &["--fusions", "--device"]);
+    bertha(&["bench", "x", "--fusions", "--gpu", "1"]).fails(2, &["--fusions", "--gpu"]);
+    bertha(&["bench", "x", "--fusions", "--precision", "f16"]).fails(2, &["--fusions", "--precision"]);
+    // Random weights are imported like any others.
+    bertha(&["inspect", "random:nobody", "--text", "--source"]).fails(2, &["random:nobody"]);
+    bertha(&["bench", "random:nobody", "--fusions"]).fails(2, &["random:nobody"]);
 }
 
 #[test]
@@ -362,6 +370,36 @@ fn token_ids_go_from_a_text_to_a_file_to_a_run() {
     let out = work.path("out.npz");
     bertha(&["run", &model, "--inputs", &file, "--outputs", &out]).succeeds();
     assert!(!read_npz(std::path::Path::new(&out)).unwrap().is_empty());
+    // From the engine as from the checkpoint, which is not compiled for it.
+    let engine = work.path("model.bertha");
+    bertha(&["build", &model, "-o", &engine]).succeeds();
+    let of_engine = bertha(&[&["tokenize", "--model", &engine, "--json"], &texts[..]].concat()).json();
+    assert_eq!(of_engine, tokens);
+}
+
+#[test]
+fn answers_in_a_file_are_compared() {
+    let work = Work::new();
+    let (model, file, out) = (work.model("bert_encoder"), work.path("in.npz"), work.path("out.npz"));
+    bertha(&["tokenize", "--model", &model, "-o", &file, "hello world", "hello"]).succeeds();
+    bertha(&["run", &model, "--inputs", &file, "--outputs", &out]).succeeds();
+    let compare = |answers: &str| bertha(&["compare", &model, "--inputs", &file, "--against", answers]);
+    assert!(compare(&out).succeeds().stdout.contains("equal"));
+    let mut answers: Vec<(String, TensorData)> = read_npz(&out).unwrap().into_iter().collect();
+    let (name, first) = answers[0].clone();
+    let mut values = first.as_slice::<f32>().unwrap().to_vec();
+    values[0] += 1.0;
+    answers[0].1 = TensorData::from_vec(first.shape().to_vec(), values).unwrap();
+    let changed = work.path("changed.npz");
+    write_npz(&changed, answers.iter().map(|(name, data)| (name.as_str(), data))).unwrap();
+    let differs = compare(&changed);
+    assert_eq!(differs.code, 3, "{}", differs.stderr);
+    assert!(differs.stdout.contains(&name) && differs.stderr.contains("changed.npz"), "{}", differs.stderr);
+    write_npz(&changed, [("no_such_output", &first)]).unwrap();
+    compare(&changed).fails(1, &["no_such_output"]);
+    bertha(&["compare", &model, "--against", &out]).fails(2, &["--inputs"]);
+    bertha(&["compare", &model, "--against", &out, "--inputs", &file, "--layers"]).fails(2, &["--layers"]);
+    compare("elsewhere").fails(2, &["reference", "onnxruntime", ".npz"]);
 }
 
 #[test]
@@ -409,7 +447,8 @@ fn the_compiler_shows_its_work() {
         assert!(picture.contains("as it runs"));
         assert_eq!(picture.contains("as imported"), panels == 2);
     }
-    bertha(&["inspect", &onnx, "--graph", &work.path("x.png")]).fails(2, &["x.png", ".svg"]);
+    // The ending is looked at before the model is.
+    bertha(&["inspect", "/nowhere/model.onnx", "--graph", &work.path("x.png")]).fails(2, &["x.png", ".svg"]);
 }
 
 #[test]

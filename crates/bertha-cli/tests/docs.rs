@@ -94,6 +94,11 @@ fn check(page: &str) {
     let text = std::fs::read_to_string(&path).expect("the page is there");
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{page} holds no command");
+    let compiles = steps.iter().any(|step| step.commands.lines().any(|line| line.starts_with("cc ")));
+    if compiles && Command::new("cc").arg("--version").output().is_err() {
+        println!("skipped {page}: there is no C compiler (cc)");
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     for shared in ["crates", "models", "plugins", "patterns", "examples", "tests"] {
         let target = root().join(shared);
@@ -135,10 +140,6 @@ fn the_surgeons_guide_is_right() {
 
 #[test]
 fn the_page_on_plugins_is_right() {
-    if Command::new("cc").arg("--version").output().is_err() {
-        println!("skipped: there is no C compiler (cc)");
-        return;
-    }
     check("docs/plugins.md");
 }
 

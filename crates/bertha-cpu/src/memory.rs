@@ -52,6 +52,7 @@ impl Memory {
 
     /// Makes room for at least `len` bytes; what was there is lost when it grows. `None` when there is no such memory: then
     /// it is empty.
+    #[must_use]
     pub fn reserve(&mut self, len: usize) -> Option<()> {
         if len > self.len() {
             // The old memory goes first: both together may be more than there is.

@@ -44,12 +44,15 @@ pub(super) struct Latency {
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
+    if args.batch == 0 || args.seq == 0 || args.runs == 0 {
+        return Err(Failure::Usage("--batch, --seq and --runs must be at least 1".into()));
+    }
     if args.fusions {
         return super::fusions::run(&args);
     }
+    let batches = lengths(&args)?;
     let engine = args.run.open(&args.model)?;
     let mut session = engine.session(args.run.threads())?;
-    let batches = lengths(&args)?;
     let workloads: Result<Vec<Workload>, _> = batches
         .iter()
         .enumerate()
@@ -91,9 +94,6 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
 
 /// The lengths of the sequences of each batch.
 fn lengths(args: &BenchArgs) -> Result<Vec<Vec<usize>>, Failure> {
-    if args.batch == 0 || args.seq == 0 || args.runs == 0 {
-        return Err(Failure::Usage("--batch, --seq and --runs must be at least 1".into()));
-    }
     let Some(path) = &args.lengths else { return Ok(vec![vec![args.seq; args.batch]]) };
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;

@@ -18,10 +18,7 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     let target = args.output.clone().unwrap_or_else(|| default_output(&args.model));
     let spinner = Spinner::new(format!("compiling {}", args.model.display()));
     let loaded = args.plugins.options()?;
-    let source = match super::random_model(&args.model)? {
-        Some(model) => model,
-        None => bertha::import_model(&args.model, &loaded.plugins)?,
-    };
+    let source = super::import(&args.model, &loaded.plugins)?;
     explain::check(&source, &args.explain)?;
     // The source graph is needed beside the compiled one only to explain its nodes.
     let explained = (!args.explain.is_empty()).then(|| source.clone());

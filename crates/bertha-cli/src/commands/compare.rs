@@ -20,7 +20,7 @@ type Named = Vec<(String, TensorData)>;
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
-    against: &'static str,
+    against: String,
     tolerance: f64,
     equal: bool,
     /// Every output, or with `--layers` every tensor up to the first that differs.
@@ -31,38 +31,36 @@ pub(crate) fn run(args: CompareArgs) -> Result<(), Failure> {
     if args.batch == 0 || args.seq == 0 {
         return Err(Failure::Usage("--batch and --seq must be at least 1".into()));
     }
-    // Layer by layer, both sides must have the same tensors: the compiler leaves the graph alone then.
-    let options = Options { optimize: !args.layers, ..args.run.plugins.options()? };
-    let engine = open_with(&args.model, &options)?;
-    // Layer by layer, the CPU runs: it alone can hand out every tensor.
-    let engine = if args.layers { engine } else { args.run.place(engine)? };
-    let tensors = match args.against {
-        Against::Reference => against_reference(&args, &engine)?,
-        Against::Onnxruntime => against_onnxruntime(&args)?,
+    let (tensors, against) = match &args.against {
+        Against::Reference => (against_reference(&args)?, "reference".into()),
+        Against::Onnxruntime => (against_onnxruntime(&args)?, "onnxruntime".into()),
+        Against::Answers(path) => (against_answers(&args, path)?, path.display().to_string()),
     };
     let equal = tensors.iter().all(|tensor| tensor.is_within(args.tolerance));
-    let against = match args.against {
-        Against::Reference => "reference",
-        Against::Onnxruntime => "onnxruntime",
-    };
+    let differ = format!("the answers differ from those of {against}");
     let report = Report { against, tolerance: args.tolerance, equal, tensors };
     if args.json {
         output::json(&report)?;
     } else {
         print(&report, args.layers)?;
     }
-    if equal { Ok(()) } else { Err(Failure::Differs(format!("the answers differ from those of {against}"))) }
+    if equal { Ok(()) } else { Err(Failure::Differs(differ)) }
 }
 
-fn against_reference(args: &CompareArgs, engine: &Engine) -> Result<Vec<Difference>, Failure> {
-    let inputs = graph_inputs(args, engine)?;
+fn against_reference(args: &CompareArgs) -> Result<Vec<Difference>, Failure> {
+    // Layer by layer, both sides must have the same tensors: the compiler leaves the graph alone then.
+    let options = Options { optimize: !args.layers, ..args.run.plugins.options()? };
+    let engine = open_with(&args.model, &options)?;
+    // Layer by layer, the CPU runs: it alone can hand out every tensor.
+    let engine = if args.layers { engine } else { args.run.place(engine)? };
+    let inputs = graph_inputs(args, &engine)?;
     let _spinner = Spinner::new("running the reference interpreter");
     let names: Vec<(&str, &TensorData)> = inputs.iter().map(|(name, data)| (name.as_str(), data)).collect();
     let threads = args.run.threads();
     Ok(if args.layers {
-        compare::layers(engine, threads, &names, args.tolerance)?
+        compare::layers(&engine, threads, &names, args.tolerance)?
     } else {
-        compare::outputs(engine, threads, &names)?
+        compare::outputs(&engine, threads, &names)?
     })
 }
 
@@ -106,8 +104,31 @@ fn against_onnxruntime(args: &CompareArgs) -> Result<Vec<Difference>, Failure> {
     } else {
         engine.session(threads)?.run(&names, &[])?
     };
-    let mask = inputs.iter().find(|(name, _)| name == "attention_mask").map(|(_, data)| data);
-    Ok(compare::pairs(&ours, &theirs, mask, args.layers.then_some(args.tolerance)))
+    Ok(compare::pairs(&ours, &theirs, mask(&inputs), args.layers.then_some(args.tolerance)))
+}
+
+/// The outputs that a file holds, such as one that `bertha run` wrote, against those that its inputs have here.
+fn against_answers(args: &CompareArgs, path: &Path) -> Result<Vec<Difference>, Failure> {
+    let Some(inputs) = &args.inputs else {
+        let message = "the answers of a file need the --inputs that they belong to";
+        return Err(Failure::Usage(message.into()));
+    };
+    if args.layers {
+        let message = "--layers compares with reference or onnxruntime: a file holds outputs";
+        return Err(Failure::Usage(message.into()));
+    }
+    let inputs: Named = read_npz(inputs)?.into_iter().collect();
+    let theirs: Named = read_npz(path)?.into_iter().collect();
+    let names: Vec<(&str, &TensorData)> = inputs.iter().map(|(name, data)| (name.as_str(), data)).collect();
+    let wanted: Vec<&str> = theirs.iter().map(|(name, _)| name.as_str()).collect();
+    let engine = args.run.open(&args.model)?;
+    let ours = engine.session(args.run.threads())?.run(&names, &wanted)?;
+    Ok(compare::pairs(&ours, &theirs, mask(&inputs), None))
+}
+
+/// Which positions are no padding, where the inputs say it.
+fn mask(inputs: &Named) -> Option<&TensorData> {
+    inputs.iter().find(|(name, _)| name == "attention_mask").map(|(_, data)| data)
 }
 
 /// The model as an ONNX file: itself, or a checkpoint exported to `folder`.

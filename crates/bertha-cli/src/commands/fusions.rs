@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use bertha::bench::{Workload, random_workload};
-use bertha::{Engine, Model, Options, Session};
+use bertha::{Engine, Options, Session};
 use serde::Serialize;
 
 use super::Failure;
-use crate::args::BenchArgs;
+use super::profile::median;
+use crate::args::{BenchArgs, Device};
 use crate::{output, progress};
 
 /// What `--json` prints.
@@ -43,9 +44,8 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(model: &Model, options: &Options, args: &BenchArgs) -> Result<Self, Failure> {
-        let engine = Engine::compile(model.clone(), options)?;
-        let workload = random_workload(&engine, &vec![args.seq; args.batch], 0)?;
+    fn new(engine: &Engine, args: &BenchArgs) -> Result<Self, Failure> {
+        let workload = random_workload(engine, &vec![args.seq; args.batch], 0)?;
         let nodes = engine.graph().nodes().len();
         Ok(Runner { session: engine.session(args.run.threads())?, workload, nodes })
     }
@@ -58,13 +58,14 @@ impl Runner {
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    if args.batch == 0 || args.seq == 0 || args.runs == 0 {
-        return Err(Failure::Usage("--batch, --seq and --runs must be at least 1".into()));
+    if args.run.device != Device::Cpu {
+        return Err(Failure::Usage("--fusions measures on the CPU: leave --device out".into()));
     }
     let options = args.run.plugins.options()?;
-    let model = bertha::import_model(&args.model, &options.plugins)?;
-    let mut all = Runner::new(&model, &options, args)?;
-    let fired = Engine::compile(model.clone(), &options)?.log().counts();
+    let model = super::import(&args.model, &options.plugins)?;
+    let engine = Engine::compile(model.clone(), &options)?;
+    let fired = engine.log().counts();
+    let mut all = Runner::new(&engine, args)?;
     let imported = ("none of them".to_owned(), Options { optimize: false, ..options.clone() });
     let each = fired.iter().map(|(pass, _)| {
         let without = vec![(*pass).to_owned()];
@@ -73,7 +74,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     let bar = progress::bar(fired.len() as u64 + 1, "measuring");
     let mut variants = Vec::new();
     for (without, options) in std::iter::once(imported).chain(each) {
-        let mut variant = Runner::new(&model, &options, args)?;
+        let mut variant = Runner::new(&Engine::compile(model.clone(), &options)?, args)?;
         let (all_ms, ms) = in_turns(&mut all, &mut variant, args)?;
         variants.push(Variant { without, nodes: variant.nodes, all_ms, ms, ratio: ms / all_ms });
         bar.inc(1);
@@ -102,12 +103,7 @@ fn in_turns(all: &mut Runner, variant: &mut Runner, args: &BenchArgs) -> Result<
         seconds.0.push(all.seconds()?);
         seconds.1.push(variant.seconds()?);
     }
-    Ok((median_ms(seconds.0), median_ms(seconds.1)))
-}
-
-fn median_ms(mut seconds: Vec<f64>) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[seconds.len() / 2] * 1e3
+    Ok((median(seconds.0.into_iter()) * 1e3, median(seconds.1.into_iter()) * 1e3))
 }
 
 fn print(report: &Report) -> Result<(), Failure> {

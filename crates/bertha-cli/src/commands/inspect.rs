@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bertha::engine_file::EngineFile;
-use bertha::{Engine, ModelInfo, Options, PluginRecord};
+use bertha::{Engine, Model, ModelInfo, PluginRecord};
 use bertha_draw::Panel;
 use serde::Serialize;
 
-use super::{Failure, open_with};
+use super::{Failure, import, open_with};
 use crate::args::InspectArgs;
 use crate::output;
 
@@ -60,12 +60,22 @@ struct FileReport {
 }
 
 pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
+    let picture = args.graph.as_deref().map(Picture::of).transpose()?;
     let file = open_file(&args.model, args.verify)?;
     let options = args.plugins.options()?;
     if args.source {
-        return output::line(bertha::import_model(&args.model, &options.plugins)?.graph.to_text());
+        return output::line(import(&args.model, &options.plugins)?.graph.to_text());
     }
-    let engine = match (open_with(&args.model, &options), &file) {
+    // A picture shows the graph as it was imported too; an engine file holds the one that runs only.
+    let source = match (&picture, &file) {
+        (Some(_), None) => Some(import(&args.model, &options.plugins)?),
+        _ => None,
+    };
+    let opened = match &source {
+        Some(source) => Engine::compile(source.clone(), &options).map_err(Failure::from),
+        None => open_with(&args.model, &options),
+    };
+    let engine = match (opened, &file) {
         // What the file holds can be told without its plugins.
         (Err(Failure::Model(error @ bertha::Error::Plugins { .. })), Some(file))
             if !args.shows_the_graph() =>
@@ -75,8 +85,8 @@ pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
         }
         (engine, _) => engine?,
     };
-    if let Some(path) = &args.graph {
-        return draw(&args.model, &options, &engine, path);
+    if let Some(picture) = picture {
+        return picture.draw(&args.model, source.as_ref(), &engine);
     }
     if args.text {
         return output::line(engine.graph().to_text());
@@ -91,28 +101,47 @@ impl InspectArgs {
     }
 }
 
-/// Draws the graphs of a model: as imported, and as it runs. An engine file holds the second only.
-fn draw(model: &Path, options: &Options, engine: &Engine, path: &Path) -> Result<(), Failure> {
-    let source = match bertha::is_engine_file(model) {
-        true => None,
-        false => Some(bertha::import_model(model, &options.plugins)?),
-    };
-    let mut panels = Vec::new();
-    if let Some(source) = &source {
-        panels.push(Panel { title: "as imported", graph: &source.graph });
+/// A picture to be drawn.
+struct Picture<'a> {
+    path: &'a Path,
+    format: Format,
+}
+
+enum Format {
+    Svg,
+    Html,
+}
+
+impl<'a> Picture<'a> {
+    /// What the file's ending asks for.
+    fn of(path: &'a Path) -> Result<Self, Failure> {
+        let format = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("svg") => Format::Svg,
+            Some("html") => Format::Html,
+            _ => {
+                let message = format!("{}: --graph draws a .svg or an .html file", path.display());
+                return Err(Failure::Usage(message));
+            }
+        };
+        Ok(Picture { path, format })
     }
-    panels.push(Panel { title: "as it runs", graph: engine.graph() });
-    let picture = match path.extension().and_then(|ending| ending.to_str()) {
-        Some("svg") => bertha_draw::svg(&panels),
-        Some("html") => bertha_draw::html(&model.display().to_string(), &panels),
-        _ => {
-            let message = format!("{}: --graph draws a .svg or an .html file", path.display());
-            return Err(Failure::Usage(message));
+
+    /// Draws the graphs of a model: as imported, where that is known, and as it runs.
+    fn draw(&self, model: &Path, source: Option<&Model>, engine: &Engine) -> Result<(), Failure> {
+        let mut panels = Vec::new();
+        if let Some(source) = source {
+            panels.push(Panel { title: "as imported", graph: &source.graph });
         }
-    };
-    std::fs::write(path, picture)
-        .map_err(|error| Failure::Other(format!("cannot write {}: {error}", path.display())))?;
-    output::line(path.display().to_string())
+        panels.push(Panel { title: "as it runs", graph: engine.graph() });
+        let picture = match self.format {
+            Format::Svg => bertha_draw::svg(&panels),
+            Format::Html => bertha_draw::html(&model.display().to_string(), &panels),
+        };
+        let path = self.path.display();
+        std::fs::write(self.path, picture)
+            .map_err(|error| Failure::Other(format!("cannot write {path}: {error}")))?;
+        output::line(path.to_string())
+    }
 }
 
 /// The container, when the path is an engine file.

@@ -75,15 +75,23 @@ pub(crate) fn open(path: &Path, plugins: &PluginOptions) -> Result<Engine, Failu
 
 pub(crate) fn open_with(path: &Path, options: &Options) -> Result<Engine, Failure> {
     let spinner = Spinner::new(format!("opening {}", path.display()));
-    let engine = match random_model(path)? {
-        Some(model) => Engine::compile(model, options)?,
-        None => Engine::open_with(path, options)?,
+    let engine = match bertha::is_engine_file(path) {
+        true => Engine::open_with(path, options)?,
+        false => Engine::compile(import(path, &options.plugins)?, options)?,
     };
     drop(spinner);
     for notice in engine.notices() {
         eprintln!("note: {notice}");
     }
     Ok(engine)
+}
+
+/// A model before any pass: a checkpoint, an ONNX file, or `random:NAME`.
+pub(crate) fn import(path: &Path, plugins: &PluginSet) -> Result<Model, Failure> {
+    match random_model(path)? {
+        Some(model) => Ok(model),
+        None => Ok(bertha::import_model(path, plugins)?),
+    }
 }
 
 /// `random:NAME` is a model of that shape with random weights, for measuring speed without a checkpoint.

@@ -1,12 +1,14 @@
 //! `bertha tokenize`.
 
+use std::path::Path;
+
 use bertha::TensorData;
 use bertha::import::npz::write_npz;
-use bertha_text::{Encoded, Tokenizer};
+use bertha_text::{Encoded, TextError, Tokenizer};
 use serde::Serialize;
 
-use super::{Failure, open};
-use crate::args::TokenizeArgs;
+use super::{Failure, import, open};
+use crate::args::{PluginOptions, TokenizeArgs};
 use crate::{demo, output};
 
 /// What `--json` prints of one text.
@@ -21,11 +23,7 @@ struct Text<'a> {
 
 pub(crate) fn run(args: TokenizeArgs) -> Result<(), Failure> {
     let texts = args.texts.read()?;
-    let engine = match &args.model {
-        Some(path) => open(path, &args.plugins)?,
-        None => demo::engine()?,
-    };
-    let tokenizer = Tokenizer::of(&engine)?;
+    let tokenizer = tokenizer(args.model.as_deref(), &args.plugins)?;
     let encoded = tokenizer.encode(&texts)?;
     if let Some(path) = &args.output {
         write_npz(path, padded(&encoded)?.iter().map(|(name, data)| (*name, data)))?;
@@ -53,6 +51,17 @@ pub(crate) fn run(args: TokenizeArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The model's tokenizer. Only an engine file is opened as an engine: to tokenize, nothing need be compiled.
+fn tokenizer(path: Option<&Path>, plugins: &PluginOptions) -> Result<Tokenizer, Failure> {
+    let Some(path) = path else { return Ok(Tokenizer::of(&demo::engine()?)?) };
+    if bertha::is_engine_file(path) {
+        return Ok(Tokenizer::of(&open(path, plugins)?)?);
+    }
+    let model = import(path, &plugins.options()?.plugins)?;
+    let text = model.tokenizer.ok_or(TextError::NoTokenizer)?;
+    Ok(Tokenizer::from_bytes(&text, model.info.max_tokens)?)
 }
 
 /// The texts as the padded tensors that ONNX models take: ids, attention mask and segments, `[texts, longest]`.

@@ -27,6 +27,7 @@ impl AlignedBuf {
     }
 
     /// Makes room for at least `len` values; what was there is lost when it grows. `None` when there is no such memory.
+    #[must_use]
     pub fn reserve(&mut self, len: usize) -> Option<()> {
         self.0.reserve(len.checked_mul(size_of::<f32>())?)
     }

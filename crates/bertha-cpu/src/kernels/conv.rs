@@ -62,6 +62,7 @@ const SQUARE: usize = 16;
 ///
 /// # Panics
 /// When shapes disagree, or the weight was packed for another tier than the context's.
+#[must_use]
 pub fn dense(
     ctx: &mut Context,
     shape: ConvShape<'_>,

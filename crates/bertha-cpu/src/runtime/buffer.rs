@@ -10,6 +10,7 @@ pub(crate) struct AlignedBuffer {
 
 impl AlignedBuffer {
     /// Makes room for `bytes`; what was there is lost only when it grows. `None` when there is no such memory.
+    #[must_use]
     pub(crate) fn reserve(&mut self, bytes: usize) -> Option<()> {
         self.memory.reserve(bytes.checked_next_multiple_of(64)?)
     }
