@@ -488,3 +488,30 @@ fn forms_of_onnx_runtimes_ops_that_are_not_supported_say_so() {
     let run_time = refused(&contrib("MatMulNBits", &["x", "x", "b"], four_bits.to_vec(), weight));
     assert!(run_time.contains("`B` must be a constant"), "{run_time}");
 }
+
+#[test]
+fn blocks_of_bits_that_no_machine_can_hold_are_refused() {
+    let huge =
+        [("N", 3), ("K", 6), ("block_size", 1 << 62), ("bits", 8)].map(|(name, value)| int(name, value));
+    let weight: &[(&str, &[usize])] = &[("w", &[6, 18]), ("b", &[18])];
+    let message = refused(&contrib("MatMulNBits", &["x", "w", "b"], huge.to_vec(), weight));
+    assert!(message.contains("`block_size` is 4611686018427387904"), "{message}");
+}
+
+#[test]
+fn onnx_runtimes_quantizer_has_an_axis_in_every_operator_set() {
+    // One scale per row, which the axis alone can say: the default operator set has no axis before version 13.
+    let mut only = in_domain(node("DequantizeLinear", &["w", "scale"], &["y"]), "com.microsoft");
+    only.attribute = vec![int("axis", 0)];
+    let mut whole = graph(vec![node("Identity", &["x"], &["z"]), only], vec![floats("x")], &["y", "z"]);
+    let w = TensorData::from_vec(vec![2, 3], vec![1i8, 2, 3, 4, 5, 6]).unwrap();
+    whole.initializer =
+        vec![tensor_proto("w", &w), tensor_proto("scale", &TensorData::vector(vec![2f32, 10.]))];
+    let mut model = with_opset(whole, 11);
+    model.opset_import.push(OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 });
+    let results = run(&import(&model).unwrap(), &[("x", TensorData::vector(vec![0f32]))]);
+    assert_eq!(results[0].1, [2., 4., 6., 40., 50., 60.]);
+    // ONNX's own has none there.
+    model.graph.as_mut().unwrap().node[1].domain.clear();
+    assert!(import(&model).is_err());
+}

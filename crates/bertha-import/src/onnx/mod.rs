@@ -15,7 +15,7 @@ pub use dtype::{data_type, dtype_of};
 pub use export::{ExportOptions, export, input};
 pub use external::ExternalFiles;
 pub use file::OnnxFile;
-pub use import::{ImportOptions, UnsupportedNode, import, import_model};
+pub use import::{ImportOptions, UnsupportedNode, domain, import, import_model};
 pub use outputs::write_with_all_outputs;
 pub use tensor::tensor_proto;
 pub use write::{ExternalData, write_file, write_onnx};

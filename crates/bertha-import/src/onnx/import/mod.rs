@@ -25,6 +25,8 @@ mod plugins;
 mod subgraph;
 mod support;
 
+pub use opsets::domain;
+
 /// What the reader of an ONNX model may be told.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {

@@ -30,7 +30,7 @@ impl<'m> Opsets<'m> {
     }
 }
 
-/// The one name of a domain: the default one has two.
-pub(super) fn domain(name: &str) -> &str {
+/// The one name of an operator set's domain: ONNX's own has two, of which this gives the empty one.
+pub fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
 }

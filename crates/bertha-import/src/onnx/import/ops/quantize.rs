@@ -4,10 +4,13 @@ use bertha_graph::{DType, Op, TensorId};
 
 use super::super::context::{NodeContext, Translated};
 use super::super::dtypes;
+use super::CONTRIB_DOMAIN;
 
-/// The axis came with version 13, blocks and the output type with 21.
+/// The axis came with version 13, blocks and the output type with 21. The ops of ONNX Runtime, from which these come, have had
+/// the axis always.
 fn axis_and_block(node: &mut NodeContext) -> Translated<(i64, usize)> {
-    let axis = if node.opset >= 13 { node.int_or("axis", 1)? } else { 1 };
+    let has_axis = node.opset >= 13 || node.node.domain == CONTRIB_DOMAIN;
+    let axis = if has_axis { node.int_or("axis", 1)? } else { 1 };
     let block_size = if node.opset >= 21 { node.count("block_size", 0)? } else { 0 };
     Ok((axis, block_size))
 }

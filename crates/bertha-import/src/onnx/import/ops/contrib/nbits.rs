@@ -11,6 +11,8 @@ struct Blocks {
     depth: usize,
     block: usize,
     bits: usize,
+    /// Bytes of a block.
+    bytes: usize,
 }
 
 impl Blocks {
@@ -18,11 +20,11 @@ impl Blocks {
     fn per_row(&self) -> usize {
         self.depth.div_ceil(self.block)
     }
+}
 
-    /// Bytes of a block.
-    fn bytes(&self) -> usize {
-        (self.block * self.bits).div_ceil(8)
-    }
+/// Bytes of `count` numbers of `bits` bits; `None` when they are more than there can be.
+fn packed_bytes(count: usize, bits: usize) -> Option<usize> {
+    Some(count.checked_mul(bits)?.div_ceil(8))
 }
 
 /// Value number `index` of numbers of `bits` bits, lowest bits first.
@@ -41,12 +43,12 @@ pub(super) fn matmul_nbits(node: &mut NodeContext) -> Translated {
             0 => Err(format!("attribute `{name}` is missing or 0").into()),
             count => Translated::Ok(count),
         };
-    let blocks = Blocks {
-        rows: positive(node, "N", 0)?,
-        depth: positive(node, "K", 0)?,
-        block: positive(node, "block_size", 0)?,
-        bits: positive(node, "bits", 4)?,
-    };
+    let (rows, depth) = (positive(node, "N", 0)?, positive(node, "K", 0)?);
+    let (block, bits) = (positive(node, "block_size", 0)?, positive(node, "bits", 4)?);
+    let too_large =
+        || format!("attribute `block_size` is {block}: a block of numbers of {bits} bits would be too large");
+    let bytes = packed_bytes(block, bits).ok_or_else(too_large)?;
+    let blocks = Blocks { rows, depth, block, bits, bytes };
     node.int("accuracy_level")?;
     if node.flag("weight_prepacked", false)? {
         return Err(
@@ -73,14 +75,14 @@ fn dequantized(node: &mut NodeContext, blocks: &Blocks, dtype: DType) -> Transla
     let scales = constant(node, 2, "scales")?;
     let count = blocks.rows.checked_mul(blocks.per_row()).ok_or("the weight is too large")?;
     let fits = packed.dtype() == DType::U8
-        && count.checked_mul(blocks.bytes()) == Some(packed.len())
+        && count.checked_mul(blocks.bytes) == Some(packed.len())
         && scales.len() == count;
     if !fits {
         return Err(format!(
             "`B` is {} and `scales` {}; expected {count} blocks of {} bytes and as many scales",
             packed.ty(),
             scales.ty(),
-            blocks.bytes()
+            blocks.bytes
         )
         .into());
     }
@@ -91,7 +93,7 @@ fn dequantized(node: &mut NodeContext, blocks: &Blocks, dtype: DType) -> Transla
     for row in 0..blocks.rows {
         for column in 0..blocks.depth {
             let block = row * blocks.per_row() + column / blocks.block;
-            let bytes = packed.bytes().get(block * blocks.bytes()..).unwrap_or_default();
+            let bytes = packed.bytes().get(block * blocks.bytes..).unwrap_or_default();
             let value = unpack(bytes, column % blocks.block, blocks.bits);
             values.push((f64::from(value) - zero_points[block]) * scales[block]);
         }
@@ -114,7 +116,7 @@ fn zero_points(node: &mut NodeContext, blocks: &Blocks, count: usize) -> Transla
         };
     }
     // Packed like the values, each row from a byte of its own.
-    let row_bytes = (blocks.per_row() * blocks.bits).div_ceil(8);
+    let row_bytes = packed_bytes(blocks.per_row(), blocks.bits).ok_or("the weight is too large")?;
     if blocks.rows.checked_mul(row_bytes) != Some(given.len()) {
         let rows = blocks.rows;
         return Err(
