@@ -132,6 +132,26 @@ fn operations_write_a_new_file_and_leave_the_model_alone() {
 }
 
 #[test]
+fn extract_takes_types_that_nobody_else_knows() {
+    let work = Work::new();
+    let model = model(&work);
+    let odd = work.path("odd.onnx");
+    let args =
+        ["surgeon", "rewrite", &model, "-e", "m = Mul(x, s) replace m = vendor::Gate(x, s)", "-o", &odd];
+    bertha(&args).succeeds();
+    // The op is unknown, so nobody but the caller can say what it takes in.
+    let mut proto = ModelProto::decode(&std::fs::read(&odd).unwrap()[..]).unwrap();
+    proto.graph.as_mut().unwrap().value_info.clear();
+    std::fs::write(&odd, proto.encode_to_vec()).unwrap();
+    let out = work.path("out.onnx");
+    let extract = ["surgeon", "extract", &odd, "--from", "m", "--to", "y", "-o", &out];
+    bertha(&extract).fails(1, &["type of tensor `m`"]);
+    bertha(&[&extract[..], &["--type", "m=float16[n, 3]"]].concat()).succeeds();
+    assert_eq!(bertha(&["surgeon", "summary", &out, "--json"]).json()["inputs"][0]["type"], "float16[n, 3]");
+    bertha(&[&extract[..], &["--type", "q=float16[n]"]].concat()).fails(1, &["no tensor `q`"]);
+}
+
+#[test]
 fn patterns_are_found_and_replaced() {
     let work = Work::new();
     let model = model(&work);

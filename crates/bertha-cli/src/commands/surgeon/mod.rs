@@ -7,8 +7,8 @@ mod show;
 use std::path::{Path, PathBuf};
 
 use bertha_surgeon::{
-    Changes, FoldOptions, Model, Replacement, Role, clean, extract, fold, parse_literal, remove, rename_node,
-    rename_tensor, replace, set_length, set_shapes,
+    Changes, FoldOptions, Model, Replacement, Role, clean, declare_type, extract, fold, parse_literal,
+    remove, rename_node, rename_tensor, replace, set_length, set_shapes,
 };
 use serde::Serialize;
 
@@ -21,6 +21,9 @@ pub(crate) fn run(args: SurgeonArgs) -> Result<(), Failure> {
         Operation::Summary(args) => show::summary(&args.model, args.json),
         Operation::List(args) => show::list(&args.model, &args.nodes.selection(), args.json),
         Operation::Extract(args) => change(&args.model, &args.target, |model| {
+            for (tensor, ty) in &args.types {
+                declare_type(model, tensor, ty).map_err(failure)?;
+            }
             extract(model, &args.inputs, &args.outputs).map_err(failure)
         }),
         Operation::Fold(args) => change(&args.model, &args.target, |model| {
