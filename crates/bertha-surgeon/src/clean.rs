@@ -5,15 +5,28 @@ use std::collections::{HashMap, HashSet};
 use crate::changes::Changes;
 use crate::graph::Graph;
 use crate::model::Model;
-use crate::names::{is_default_domain, node_name};
+use crate::names::{node_name, op};
+use crate::node::Node;
 use crate::tensor::Tensor;
 use crate::uses::reads;
 
 /// Takes out nodes whose results nobody reads, constants that nothing reads, types of tensors that are not there,
-/// functions that nobody calls, and operator sets without operators. Inputs and outputs stay.
+/// functions that nobody calls, and operator sets without operators. Inputs and outputs stay. A model with parts for training
+/// stays as it is, since those refer to tensors of the graph by name.
 pub fn clean(model: &mut Model) -> Changes {
+    if model.has_training_info() {
+        let mut changes = Changes::default();
+        changes.note("nothing is taken out: the file has parts for training, which may refer to it by name");
+        return changes;
+    }
+    take_out(model)
+}
+
+/// [`clean`], whatever parts for training say.
+pub(crate) fn take_out(model: &mut Model) -> Changes {
     let mut changes = Changes::default();
-    clean_graph(&mut model.graph, &mut changes);
+    let overridable = model.ir_version() >= 4;
+    clean_graph(&mut model.graph, overridable, &mut changes);
     drop_unused_functions(model, &mut changes);
     let before: Vec<_> = model.opsets().map(|(domain, _)| domain.to_owned()).collect();
     model.drop_unused_opsets();
@@ -24,9 +37,11 @@ pub fn clean(model: &mut Model) -> Changes {
     changes
 }
 
-fn clean_graph(graph: &mut Graph, changes: &mut Changes) {
+/// `overridable`: since version 4 of the format a constant that is an input too is that input's default; before, every
+/// constant had to be listed as an input.
+fn clean_graph(graph: &mut Graph, overridable: bool, changes: &mut Changes) {
     for node in &mut graph.nodes {
-        node.graphs_mut().for_each(|inner| clean_graph(inner, changes));
+        node.graphs_mut().for_each(|inner| clean_graph(inner, overridable, changes));
     }
     let mut needed: HashSet<&str> = graph.outputs.iter().map(|value| value.name()).collect();
     let mut stay = vec![false; graph.nodes.len()];
@@ -42,8 +57,9 @@ fn clean_graph(graph: &mut Graph, changes: &mut Changes) {
         }
     }
     let inputs: HashSet<&str> = graph.inputs.iter().map(|value| value.name()).collect();
-    let unused = |name: &str| !needed.contains(name);
-    // Old files list constants among the inputs; such a pair goes together.
+    // A default goes with its input, which stays; a constant of an old file takes the input of its name along.
+    let is_default = |name: &str| overridable && inputs.contains(name);
+    let unused = |name: &str| !needed.contains(name) && !is_default(name);
     let drop_initializers: HashSet<String> =
         graph.initializers.iter().map(Tensor::name).filter(|name| unused(name)).map(str::to_owned).collect();
     let drop_sparse: HashSet<String> = graph
@@ -80,40 +96,30 @@ fn clean_graph(graph: &mut Graph, changes: &mut Changes) {
 }
 
 fn drop_unused_functions(model: &mut Model, changes: &mut Changes) {
-    // A function may call others, so those that are called are followed.
-    let mut called: HashSet<(String, String)> = HashSet::new();
-    let mut open: Vec<(String, String)> = Vec::new();
-    model.graph.for_each(&mut |graph| {
-        open.extend(graph.nodes.iter().map(|node| (node.domain.clone(), node.op_type.clone())));
-    });
-    while let Some(op) = open.pop() {
-        if !called.insert(op.clone()) {
-            continue;
-        }
-        for function in &model.functions {
-            if (&function.domain, &function.name) == (&op.0, &op.1) {
-                let body = &function.nodes;
-                open.extend(body.iter().map(|node| (node.domain.clone(), node.op_type.clone())));
-                body.iter().flat_map(|node| node.graphs()).for_each(|inner| {
-                    inner.for_each(&mut |graph| {
-                        open.extend(
-                            graph.nodes.iter().map(|node| (node.domain.clone(), node.op_type.clone())),
-                        );
-                    });
-                });
+    // A function may call others, so those that are called are followed. Operators go by the one name that `op` gives them:
+    // the default domain has two.
+    let mut called: HashSet<String> = HashSet::new();
+    let mut open: Vec<String> = Vec::new();
+    let note = |open: &mut Vec<String>, nodes: &[Node]| open.extend(nodes.iter().map(Node::op));
+    model.graph.for_each(&mut |graph| note(&mut open, &graph.nodes));
+    while let Some(name) = open.pop() {
+        for function in model.functions.iter().filter(|function| op(&function.domain, &function.name) == name)
+        {
+            if called.contains(&name) {
+                break;
             }
+            note(&mut open, &function.nodes);
+            function.nodes.iter().flat_map(Node::graphs).for_each(|inner| {
+                inner.for_each(&mut |graph| note(&mut open, &graph.nodes));
+            });
         }
+        called.insert(name);
     }
     model.functions.retain(|function| {
-        let same = |domain: &str| {
-            domain == function.domain || is_default_domain(domain) && is_default_domain(&function.domain)
-        };
-        let stays = called.iter().any(|(domain, name)| same(domain) && *name == function.name);
+        let name = op(&function.domain, &function.name);
+        let stays = called.contains(&name);
         if !stays {
-            changes.change(format!(
-                "took out function `{}`, which nobody calls",
-                crate::names::op(&function.domain, &function.name)
-            ));
+            changes.change(format!("took out function `{name}`, which nobody calls"));
         }
         stays
     });

@@ -41,7 +41,7 @@ impl SurgeryError {
 
 /// A mistake in the text of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{origin}:{line}:{column}: {message}\n  {}\n  {:>width$}", source_line, "^", width = column)]
+#[error("{origin}:{line}:{column}: {message}\n{}", marked(source_line, *column))]
 pub struct PatternError {
     /// Where the text comes from: a file's name, or what the caller calls it.
     pub origin: String,
@@ -53,4 +53,17 @@ pub struct PatternError {
     pub message: String,
     /// The line itself.
     pub source_line: String,
+}
+
+/// The part of a line around a column, and a mark under the column.
+fn marked(line: &str, column: usize) -> String {
+    const SHOWN: usize = 160;
+    let length = line.chars().count();
+    let column = column.clamp(1, length + 1);
+    let start = if length <= SHOWN { 0 } else { (column - 1).saturating_sub(SHOWN / 2) };
+    let part: String = line.chars().skip(start).take(SHOWN).collect();
+    let front = if start > 0 { "..." } else { "" };
+    let back = if length > start + SHOWN { "..." } else { "" };
+    let mark = " ".repeat(front.len() + column - 1 - start);
+    format!("  {front}{part}{back}\n  {mark}^")
 }

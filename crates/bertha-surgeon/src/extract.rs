@@ -83,7 +83,7 @@ pub fn extract(model: &mut Model, inputs: &[String], outputs: &[String]) -> Resu
     model.graph.outputs = output_values;
     let ends: HashSet<String> = new_inputs.iter().chain(&outputs).cloned().collect();
     model.graph.value_infos.retain(|value| !ends.contains(value.name()));
-    let mut changes = clean::clean(model);
+    let mut changes = clean::take_out(model);
     changes.changes.insert(0, format!("kept {} of {before} nodes", model.graph.nodes.len()));
     Ok(changes)
 }

@@ -26,13 +26,15 @@ use crate::uses::{Uses, reads};
 pub struct FoldOptions {
     /// Results of more bytes than this stay computed.
     pub max_bytes: usize,
+    /// Once the results of all nodes together have more bytes than this, further nodes stay computed.
+    pub max_total_bytes: usize,
     /// Nodes whose operands have more elements than this stay: the interpreter is exact but slow.
     pub max_elements: usize,
 }
 
 impl Default for FoldOptions {
     fn default() -> Self {
-        FoldOptions { max_bytes: 16 << 20, max_elements: 4 << 20 }
+        FoldOptions { max_bytes: 16 << 20, max_total_bytes: 256 << 20, max_elements: 4 << 20 }
     }
 }
 
@@ -80,6 +82,7 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
     }
     let mut folded = Folded { nodes: HashSet::new(), constants: BTreeMap::new() };
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut total, mut left) = (0usize, 0usize);
     let inferred = LazyCell::new(|| types::infer_all(model));
     for (at, node) in graph.nodes.iter().enumerate() {
         if node.is("Constant") {
@@ -103,6 +106,12 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
         };
         match result {
             Ok(results) => {
+                let bytes: usize = results.iter().map(TensorProto::encoded_len).sum();
+                if total.saturating_add(bytes) > options.max_total_bytes {
+                    left += 1;
+                    continue;
+                }
+                total += bytes;
                 let what = results
                     .iter()
                     .map(|tensor| format!("{}{:?}", types::type_name(tensor.data_type), tensor.dims));
@@ -120,6 +129,12 @@ fn compute(model: &Model, options: &FoldOptions, changes: &mut Changes) -> Resul
             }
             Err(why) => *reasons.entry(format!("{}: {why}", node.op())).or_default() += 1,
         }
+    }
+    if left > 0 {
+        changes.note(format!(
+            "{left} nodes stay: the constants would have more than {} bytes together",
+            options.max_total_bytes
+        ));
     }
     for (reason, count) in reasons {
         changes.note(format!("{count} nodes stay: {reason}"));
@@ -144,7 +159,8 @@ fn static_shape(
     let lengths: Vec<i64> = dims
         .iter()
         .map(|dim| match dim.value {
-            Some(dimension::Value::DimValue(length)) => Some(length),
+            // Some writers say an unknown length as -1.
+            Some(dimension::Value::DimValue(length)) => Some(length).filter(|length| *length >= 0),
             _ => None,
         })
         .collect::<Option<_>>()?;

@@ -99,10 +99,7 @@ impl Model {
 
     /// Version of an operator set.
     pub fn opset(&self, domain: &str) -> Option<i64> {
-        let same = |found: &str| {
-            found == domain || names::is_default_domain(found) && names::is_default_domain(domain)
-        };
-        self.opsets().find(|(found, _)| same(found)).map(|(_, version)| version)
+        self.opsets().find(|(found, _)| names::same_domain(found, domain)).map(|(_, version)| version)
     }
 
     /// Makes sure that the operator sets name this domain. The version of a set that is there already stays.
@@ -114,8 +111,25 @@ impl Model {
         }
     }
 
-    /// Forgets operator sets whose domain no node uses any more; ONNX's own stays.
+    /// Forgets operator sets whose domain no node uses; ONNX's own stays.
     pub(crate) fn drop_unused_opsets(&mut self) {
+        let used = self.used_domains();
+        self.opsets.retain(|set| names::is_default_domain(&set.domain) || used.contains(&set.domain));
+    }
+
+    /// Forgets operator sets whose domain nodes used before (see [`Model::used_domains`]) and none uses any more. Parts for
+    /// training have nodes that are not looked at, so beside them all sets stay.
+    pub(crate) fn drop_emptied_opsets(&mut self, before: &BTreeSet<String>) {
+        if self.has_training_info() {
+            return;
+        }
+        let used = self.used_domains();
+        let emptied = |domain: &String| before.contains(domain) && !used.contains(domain);
+        self.opsets.retain(|set| names::is_default_domain(&set.domain) || !emptied(&set.domain));
+    }
+
+    /// The domains of all nodes and functions.
+    pub(crate) fn used_domains(&self) -> BTreeSet<String> {
         let mut used = BTreeSet::new();
         let mut note = |nodes: &[Node]| used.extend(nodes.iter().map(|node| node.domain.clone()));
         self.graph.for_each(&mut |graph| note(&graph.nodes));
@@ -126,7 +140,7 @@ impl Model {
             });
         }
         used.extend(self.functions.iter().map(|function| function.domain.clone()));
-        self.opsets.retain(|set| names::is_default_domain(&set.domain) || used.contains(&set.domain));
+        used
     }
 
     fn integer(&self, number: u32) -> i64 {
@@ -191,7 +205,6 @@ impl Model {
     /// [`SurgeryError::Import`] from the system; [`SurgeryError::Request`] when an external file would replace another.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<u64> {
         let path = path.as_ref();
-        self.copy_externals(path)?;
         let chunks = self.chunks();
         let length: usize = chunks.iter().map(Bytes::len).sum();
         if i32::try_from(length).is_err() {
@@ -199,6 +212,8 @@ impl Model {
                 "the model would have {length} bytes, more than the 2 GiB a protobuf message may have"
             )));
         }
+        // Last before the file itself: external data may be gigabytes, for nothing if the model cannot be written.
+        self.copy_externals(path)?;
         write_file(path, chunks.iter().map(|chunk| &chunk[..]))?;
         Ok(length as u64)
     }
@@ -379,10 +394,7 @@ impl Function {
     pub(crate) fn opset(&self, domain: &str) -> Option<i64> {
         let sets = self.rest.iter().filter(|field| field.number == FUNCTION_OPSET);
         let mut sets = sets.filter_map(|field| OperatorSetIdProto::decode(field.value()).ok());
-        let same = |found: &str| {
-            found == domain || names::is_default_domain(found) && names::is_default_domain(domain)
-        };
-        sets.find(|set| same(&set.domain)).map(|set| set.version)
+        sets.find(|set| names::same_domain(&set.domain, domain)).map(|set| set.version)
     }
 
     /// Makes sure that the operator sets of the body name this domain.

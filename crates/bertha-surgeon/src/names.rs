@@ -1,11 +1,18 @@
 //! Names for messages.
 
+use bertha_import::onnx::domain;
+
 use crate::graph::Graph;
 use crate::node::Node;
 
 /// Whether this is the domain of ONNX's own operators.
-pub(crate) fn is_default_domain(domain: &str) -> bool {
-    domain.is_empty() || domain == "ai.onnx"
+pub(crate) fn is_default_domain(name: &str) -> bool {
+    domain(name).is_empty()
+}
+
+/// Whether two names are of one domain.
+pub(crate) fn same_domain(a: &str, b: &str) -> bool {
+    domain(a) == domain(b)
 }
 
 /// An operator with its domain, if that is not the default one.

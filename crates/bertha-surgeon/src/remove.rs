@@ -18,6 +18,7 @@ use crate::uses::{Uses, redirect, sort};
 pub fn remove(model: &mut Model, nodes: &Selection, via: usize) -> Result<Changes> {
     let mut changes = Changes::default();
     let chosen = nodes.find(&model.graph)?;
+    let domains = model.used_domains();
     // From the end, so that positions stay right while nodes go.
     let mut loose = Vec::new();
     for at in chosen.into_iter().rev() {
@@ -26,7 +27,7 @@ pub fn remove(model: &mut Model, nodes: &Selection, via: usize) -> Result<Change
     }
     changes.changes.reverse();
     clean::sweep(&mut model.graph, loose);
-    model.drop_unused_opsets();
+    model.drop_emptied_opsets(&domains);
     sort(&mut model.graph)?;
     Ok(changes)
 }

@@ -32,6 +32,7 @@ pub struct Replacement {
 /// [`SurgeryError::Request`] when no node is found, or when an attribute to go is not there.
 pub fn replace(model: &mut Model, nodes: &Selection, replacement: &Replacement) -> Result<Changes> {
     let mut changes = Changes::default();
+    let domains = model.used_domains();
     for at in nodes.find(&model.graph)? {
         let node = &mut model.graph.nodes[at];
         let (name, before) = (node_name(node, at), node.op());
@@ -68,6 +69,6 @@ pub fn replace(model: &mut Model, nodes: &Selection, replacement: &Replacement) 
             changes.change(format!("node `{name}`: {}", what.join(", ")));
         }
     }
-    model.drop_unused_opsets();
+    model.drop_emptied_opsets(&domains);
     Ok(changes)
 }

@@ -1,6 +1,6 @@
 //! Finding and replacing patterns in a model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bertha_import::onnx::proto::{AttributeProto, AttributeType};
 use bertha_import::onnx::tensor_proto;
@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::names::{fresh, node_name};
 use crate::node::{Attribute, Node};
 use crate::pattern::{Conversion, NewAttribute, NewNode, NewValue, Pattern};
-use crate::uses::{Uses, redirect, sort};
+use crate::uses::{Uses, reads, redirect_all, sort};
 
 /// What a pattern found, or replaced.
 #[derive(Clone, Debug, Serialize)]
@@ -78,6 +78,7 @@ pub fn rewrite(model: &mut Model, pattern: &Pattern) -> Result<Report> {
     }
     let plan = plan(model, pattern)?;
     let before = (model.graph.clone(), model.functions.clone());
+    let used = model.used_domains();
     for (path, edits) in plan.edits {
         let result = match path.function {
             None => graph_at(&mut model.graph, &path.steps).map(|graph| apply(graph, edits)),
@@ -100,7 +101,7 @@ pub fn rewrite(model: &mut Model, pattern: &Pattern) -> Result<Report> {
         for (domain, version) in domains(pattern) {
             model.use_domain(&domain, version);
         }
-        model.drop_unused_opsets();
+        model.drop_emptied_opsets(&used);
     }
     Ok(plan.report)
 }
@@ -368,6 +369,29 @@ fn graph_at<'g>(graph: &'g mut Graph, steps: &[(usize, usize)]) -> Option<&'g mu
     graph_at(graph.nodes.get_mut(*node)?.graphs_mut().nth(*number)?, rest)
 }
 
+/// Where each forwarded tensor leads in the end: what one match forwards to, another may forward again.
+fn resolve(forwards: &[(String, String)]) -> Result<HashMap<&str, &str>> {
+    let direct: HashMap<&str, &str> =
+        forwards.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+    let mut ends: HashMap<&str, &str> = HashMap::new();
+    for (from, to) in &direct {
+        let (mut end, mut passed) = (*to, vec![*from]);
+        while let Some(next) = direct.get(end) {
+            if let Some(known) = ends.get(end) {
+                end = *known;
+                break;
+            }
+            if passed.len() > direct.len() {
+                return Err(SurgeryError::request(format!("`{from}` would be forwarded to itself")));
+            }
+            passed.push(end);
+            end = *next;
+        }
+        ends.extend(passed.into_iter().map(|name| (name, end)));
+    }
+    Ok(ends)
+}
+
 /// Puts the new nodes in the place of the old ones.
 fn apply(graph: &mut Graph, edits: Vec<Edit>) -> Result<()> {
     let mut nodes: Vec<Option<Node>> = std::mem::take(&mut graph.nodes).into_iter().map(Some).collect();
@@ -386,21 +410,29 @@ fn apply(graph: &mut Graph, edits: Vec<Edit>) -> Result<()> {
         graph.nodes.extend(node);
         graph.nodes.extend(new.remove(&at).unwrap_or_default());
     }
-    for (from, to) in forwards {
-        let is_output = graph.outputs.iter().any(|value| value.name() == from);
-        redirect(graph, &from, &to);
-        if is_output {
-            // An output keeps its name.
+    let forwards = resolve(&forwards)?;
+    redirect_all(graph, &forwards);
+    let outputs: Vec<String> = graph.outputs.iter().map(|value| value.name().to_owned()).collect();
+    for output in outputs {
+        // An output keeps its name.
+        if let Some(to) = forwards.get(output.as_str()) {
             graph.nodes.push(Node {
                 op_type: "Identity".into(),
-                inputs: vec![to],
-                outputs: vec![from],
+                inputs: vec![(*to).to_owned()],
+                outputs: vec![output],
                 ..Node::default()
             });
         }
     }
     for output in graph.nodes.iter().flat_map(|node| &node.outputs) {
         gone.remove(output);
+    }
+    let outputs = graph.outputs.iter().map(|value| value.name());
+    if let Some(lost) = graph.nodes.iter().flat_map(reads).chain(outputs).find(|name| gone.contains(*name)) {
+        return Err(SurgeryError::request(format!(
+            "tensor `{lost}` would still be read, but the replacement takes out what makes it: define it in `replace`, or \
+             say that it is `shared`"
+        )));
     }
     graph.value_infos.retain(|value| !gone.contains(value.name()));
     graph.annotations.retain(|annotation| !gone.contains(annotation.tensor()));
@@ -409,4 +441,36 @@ fn apply(graph: &mut Graph, edits: Vec<Edit>) -> Result<()> {
     Uses::new(graph)?;
     sweep(graph, loose);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_that_leaves_a_reader_without_a_tensor_is_refused() {
+        let node = |input: &str, output: &str| Node {
+            op_type: "Neg".into(),
+            inputs: vec![input.into()],
+            outputs: vec![output.into()],
+            ..Node::default()
+        };
+        let graph = Graph { nodes: vec![node("x", "a"), node("a", "b"), node("b", "y")], ..Graph::default() };
+        let edit = |at: usize, forwards: &[(&str, &str)]| Edit {
+            removed: BTreeSet::from([at]),
+            nodes: Vec::new(),
+            forwards: forwards.iter().map(|(from, to)| ((*from).into(), (*to).into())).collect(),
+            root: at,
+        };
+        let error = apply(&mut graph.clone(), vec![edit(1, &[])]).unwrap_err().to_string();
+        assert!(error.contains("tensor `b` would still be read"), "{error}");
+        // Each forwards to what the other took out.
+        let circle = vec![edit(0, &[("a", "b")]), edit(1, &[("b", "a")])];
+        let error = apply(&mut graph.clone(), circle).unwrap_err().to_string();
+        assert!(error.contains("forwarded to itself"), "{error}");
+        let mut whole = graph;
+        apply(&mut whole, vec![edit(0, &[("a", "x")]), edit(1, &[("b", "a")])]).unwrap();
+        assert_eq!(whole.nodes.len(), 1);
+        assert_eq!(whole.nodes[0].inputs, ["x"]);
+    }
 }

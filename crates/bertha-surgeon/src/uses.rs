@@ -108,18 +108,30 @@ pub(crate) fn defines(graph: &Graph, name: &str) -> bool {
 
 /// Lets all readers of `old` in the graph and its inner graphs read `new` instead.
 pub(crate) fn redirect(graph: &mut Graph, old: &str, new: &str) {
+    redirect_all(graph, &HashMap::from([(old, new)]));
+}
+
+/// Lets all readers of a key, in the graph and its inner graphs, read its value instead.
+pub(crate) fn redirect_all(graph: &mut Graph, forwards: &HashMap<&str, &str>) {
+    if forwards.is_empty() {
+        return;
+    }
     for node in &mut graph.nodes {
-        for input in node.inputs.iter_mut().filter(|input| *input == old) {
-            new.clone_into(input);
+        for input in &mut node.inputs {
+            if let Some(new) = forwards.get(input.as_str()) {
+                (*new).clone_into(input);
+            }
         }
         for inner in node.graphs_mut() {
-            if defines(inner, old) {
-                continue; // a tensor of its own
-            }
-            redirect(inner, old, new);
+            // A tensor of its own hides one of the outer graph.
+            let mut seen = forwards.clone();
+            seen.retain(|old, _| !defines(inner, old));
+            redirect_all(inner, &seen);
             // What an inner graph gives back may be a tensor of the outer one.
-            for output in inner.outputs.iter_mut().filter(|output| output.name() == old) {
-                output.set_name(new);
+            for output in &mut inner.outputs {
+                if let Some(new) = seen.get(output.name()) {
+                    output.set_name(new);
+                }
             }
         }
     }

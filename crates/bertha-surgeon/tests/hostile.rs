@@ -135,6 +135,29 @@ fn patterns_nested_without_end_are_refused() {
 }
 
 #[test]
+fn the_longest_pattern_that_is_allowed_can_be_matched() {
+    let name = |at: usize| format!("n{at}");
+    let nodes = (0..256).map(|at| node("Neg", &name(at), &name(at + 1))).collect();
+    let whole = graph(nodes, vec![float("n0", "2")], vec![float("n256", "2")], Vec::new());
+    let model = model_of(whole, 17);
+    // Operators behind one another, in a few statements or one in each; one operator more is refused.
+    for in_each in [32, 1] {
+        let deep: String = (0..256 / in_each)
+            .map(|at| format!("t{} = {}t{at}{}\n", at + 1, "Neg(".repeat(in_each), ")".repeat(in_each)))
+            .collect();
+        let found = find_pattern(&model, &pattern(&deep)).unwrap();
+        assert_eq!((found.matches.len(), found.matches[0].nodes.len()), (1, 256));
+    }
+    let one_more = format!("y = Neg(t)\nt = {}x{}", "Neg(".repeat(32), ")".repeat(32)).replace('x', "s");
+    let rest = format!("s = Add({}x)", "Neg(x), ".repeat(223));
+    let error = parse_patterns("deep", &format!("{one_more}\n{rest}")).unwrap_err();
+    assert_eq!(error.line, 3);
+    assert!(error.message.contains("at most 256 operators"), "{error}");
+    let ways = format!("y = Neg(x){}", " | Neg(x)".repeat(300));
+    assert!(parse_patterns("ways", &ways).unwrap_err().message.contains("at most 256 operators"));
+}
+
+#[test]
 fn an_identity_that_reads_itself_is_followed_to_no_end() {
     let nodes = vec![node("Identity", "b", "a"), node("Identity", "a", "b"), node("Relu", "b", "y")];
     let mut model = model_of(graph(nodes, Vec::new(), vec![float("y", "2")], Vec::new()), 17);

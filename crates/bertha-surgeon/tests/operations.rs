@@ -410,6 +410,93 @@ fn clean_takes_out_what_nothing_uses() {
 }
 
 #[test]
+fn clean_keeps_functions_of_either_name_of_the_default_domain() {
+    let mut proto = decode(&chain());
+    let function = |domain: &str, name: &str, op: &str| bertha_import::onnx::proto::FunctionProto {
+        name: name.into(),
+        domain: domain.into(),
+        input: vec!["i".into()],
+        output: vec!["o".into()],
+        node: vec![node(op, "i", "o")],
+        ..Default::default()
+    };
+    // The graph calls `Outer` without a domain, and that the other two.
+    proto.graph.as_mut().unwrap().node[3].op_type = "Outer".into();
+    proto.functions = vec![
+        function("ai.onnx", "Outer", "Inner"),
+        function("ai.onnx", "Inner", "local::Last"),
+        function("local", "Last", "Relu"),
+        function("local", "Outer", "Relu"),
+    ];
+    let mut model = open(&proto);
+    clean(&mut model);
+    let left: Vec<_> = model.functions.iter().map(|function| function.name.as_str()).collect();
+    assert_eq!(left, ["Outer", "Inner", "Last"]);
+}
+
+#[test]
+fn clean_keeps_inputs_with_a_default_and_files_for_training() {
+    let mut proto = decode(&chain());
+    proto.graph.as_mut().unwrap().input.push(float("unread", "1"));
+    let mut model = open(&proto);
+    clean(&mut model);
+    assert_eq!(model.graph.inputs.len(), 3);
+    assert!(model.graph.initializer("unread").is_some());
+    // Before version 4 of the format it is no input, but how a constant had to be listed.
+    proto.ir_version = 3;
+    let mut model = open(&proto);
+    clean(&mut model);
+    assert_eq!(model.graph.inputs.len(), 2);
+    assert!(model.graph.initializer("unread").is_none());
+
+    proto.training_info.push(Default::default());
+    let mut model = open(&proto);
+    let before = model.to_bytes();
+    let changes = clean(&mut model);
+    assert_eq!(model.to_bytes(), before);
+    assert!(changes.notes[0].contains("training"), "{changes:?}");
+}
+
+#[test]
+fn operator_sets_that_were_unused_before_stay() {
+    let mut proto = decode(&chain());
+    let set =
+        |domain: &str| bertha_import::onnx::proto::OperatorSetIdProto { domain: domain.into(), version: 2 };
+    proto.opset_import.extend([set("idle"), set("vendor")]);
+    proto.graph.as_mut().unwrap().node[3].domain = "vendor".into();
+    let mut model = open(&proto);
+    remove(&mut model, &op("vendor::Tanh"), 0).unwrap();
+    assert_eq!((model.opset("idle"), model.opset("vendor")), (Some(2), None));
+}
+
+#[test]
+fn fold_stops_at_a_total_and_at_lengths_that_are_none() {
+    let nodes = vec![
+        node("Neg", "w", "a"),
+        node("Abs", "w", "b"),
+        node("Shape", "x", "s"),
+        node("Sum", "a b x", "y"),
+        node("Identity", "s", "z"),
+    ];
+    let mut whole = graph(
+        nodes,
+        vec![float("x", "-1 4")],
+        vec![float("y", "n 4"), value("z", DataType::Int64, "2")],
+        vec![row("w", &[1., 2., 3., 4.])],
+    );
+    whole.value_info = Vec::new();
+    let proto = proto_of(whole, 17);
+    let mut model = open(&proto);
+    fold(&mut model, &FoldOptions::default()).unwrap();
+    assert_eq!(ops(&model), ["Shape", "Sum", "Identity"]);
+    // Room for one of the two constants.
+    let mut model = open(&proto);
+    let changes = fold(&mut model, &FoldOptions { max_total_bytes: 40, ..FoldOptions::default() }).unwrap();
+    assert_eq!(ops(&model), ["Abs", "Shape", "Sum", "Identity"]);
+    assert!(changes.notes.iter().any(|note| note.contains("more than 40 bytes together")), "{changes:?}");
+}
+
+#[test]
 fn lists_and_summaries_tell_what_is_there() {
     let model = chain();
     let all = summary(&model);

@@ -3,7 +3,7 @@
 mod support;
 
 use bertha_graph::TensorData;
-use bertha_import::onnx::proto::{FunctionProto, GraphProto, ModelProto, OperatorSetIdProto};
+use bertha_import::onnx::proto::{DataType, FunctionProto, GraphProto, ModelProto, OperatorSetIdProto};
 use bertha_surgeon::{Model, Report, find_pattern, parse_patterns, rewrite};
 use support::*;
 
@@ -545,4 +545,124 @@ fn a_pattern_of_many_ways_ends() {
     }
     assert!(matches(&model, &format!("y = {text}")) <= 1);
     assert!(matches(&model, &format!("y = {text} where a: constant")) == 0);
+}
+
+#[test]
+fn forwards_that_follow_each_other_lead_to_the_last() {
+    // Chains of Identity nodes, in the middle and at an output, and read by a branch.
+    let branch = || graph(vec![node("Neg", "c", "n")], Vec::new(), vec![float("n", "n 4")], Vec::new());
+    let nodes = vec![
+        node("Identity", "x", "a"),
+        node("Identity", "a", "b"),
+        node("Identity", "b", "c"),
+        node("Relu", "c", "r"),
+        node("Identity", "r", "s"),
+        node("Identity", "s", "y"),
+        with(
+            node("If", "yes", "z"),
+            vec![graph_attribute("then_branch", branch()), graph_attribute("else_branch", branch())],
+        ),
+    ];
+    let yes = constant("yes", TensorData::from_bools(vec![], &[true]).unwrap());
+    let outputs = vec![float("y", "n 4"), float("z", "n 4")];
+    let mut model = model_of(graph(nodes, vec![float("x", "n 4")], outputs, vec![yes]), 17);
+    let inputs = vec![("x".to_owned(), tensor(&[3, 4], 1))];
+    let before = run(&model, &inputs);
+    let report = rewrite(&mut model, &pattern("y = Identity(x) replace y = x")).unwrap();
+    assert_eq!(report.matches.len(), 5);
+    assert_eq!(ops(&model), ["Relu", "If", "Identity"]);
+    assert_eq!(model.graph.nodes[0].inputs, ["x"]);
+    assert_same(&run(&model, &inputs), &before, 0.0);
+
+    // Pairs of transpositions one after another.
+    let transpose =
+        |input: &str, output: &str| with(node("Transpose", input, output), vec![ints("perm", &[1, 0])]);
+    let nodes = vec![
+        transpose("x", "a"),
+        transpose("a", "b"),
+        transpose("b", "c"),
+        transpose("c", "d"),
+        node("Relu", "d", "y"),
+    ];
+    let mut model = model_of(graph(nodes, vec![float("x", "n 4")], vec![float("y", "n 4")], Vec::new()), 17);
+    let text = "y = Transpose(Transpose(x, perm=[1, 0]), perm=[1, 0]) replace y = x";
+    assert_eq!(rewrite(&mut model, &pattern(text)).unwrap().matches.len(), 2);
+    assert_eq!((ops(&model), model.graph.nodes[0].inputs[0].as_str()), (vec!["Relu".to_owned()], "x"));
+}
+
+#[test]
+fn what_a_replacement_reads_stays_also_under_a_free_name() {
+    let nodes = vec![node("Relu", "x", "r"), node("Add", "r r", "y")];
+    let mut model = model_of(graph(nodes, vec![float("x", "n 4")], vec![float("y", "n 4")], Vec::new()), 17);
+    rewrite(&mut model, &pattern("y = Add(a, Relu(b)) replace y = vendor::Foo(a, b)")).unwrap();
+    assert_eq!(ops(&model), ["Relu", "vendor::Foo"]);
+    assert_eq!(model.graph.nodes[1].inputs, ["r", "x"]);
+}
+
+#[test]
+fn a_replacement_that_leaves_readers_without_a_tensor_is_refused() {
+    // Forwarded to itself, `y` is made by nothing any more.
+    let nodes = vec![node("Identity", "x", "a"), node("Relu", "a", "y")];
+    let mut model = model_of(graph(nodes, vec![float("x", "n 4")], vec![float("y", "n 4")], Vec::new()), 17);
+    let before = model.to_bytes();
+    let error = rewrite(&mut model, &pattern("y = Identity(x) replace y = y")).unwrap_err().to_string();
+    assert!(error.contains("`a` would be forwarded to itself"), "{error}");
+    assert_eq!(model.to_bytes(), before);
+}
+
+#[test]
+fn any_operator_of_a_domain_is_of_that_domain_only() {
+    let nodes = vec![node("Relu", "x", "a"), node("vendor::Odd", "a", "b"), node("other::Odd", "b", "y")];
+    let model = model_of(graph(nodes, vec![float("x", "n 4")], vec![float("y", "n 4")], Vec::new()), 17);
+    for (text, count) in
+        [("y = vendor::_(x)", 1), ("y = ai.onnx::_(x)", 1), ("y = absent::_(x)", 0), ("y = _(x)", 3)]
+    {
+        assert_eq!(matches(&model, text), count, "{text}");
+    }
+}
+
+#[test]
+fn axes_of_a_result_count_in_its_rank() {
+    let nodes = vec![
+        with(node("Unsqueeze", "x", "u"), vec![ints("axes", &[-1])]),
+        with(node("OneHot", "i depth values", "h"), vec![int("axis", -1)]),
+    ];
+    let initializers = vec![
+        constant("depth", TensorData::scalar(5i64)),
+        constant("values", TensorData::vector(vec![0f32, 1.])),
+    ];
+    let inputs = vec![float("x", "n 4"), value("i", DataType::Int64, "n 4")];
+    let outputs = vec![float("u", "n 4 1"), float("h", "n 4 5")];
+    let model = model_of(graph(nodes, inputs, outputs, initializers), 12);
+    for (text, count) in [
+        ("y = Unsqueeze(x, axes=[2])", 1),
+        ("y = Unsqueeze(x, axes=[-1])", 1),
+        ("y = Unsqueeze(x, axes=[1])", 0),
+        ("y = OneHot(i, d, v, axis=2)", 1),
+        ("y = OneHot(i, d, v, axis=1)", 0),
+    ] {
+        assert_eq!(matches(&model, text), count, "{text}");
+    }
+}
+
+#[test]
+fn chains_of_alternatives_are_looked_at_once() {
+    // Two ways at each of many steps: one look at each way would never end.
+    let model = relu_model();
+    let mut text = "s0 = Tanh(x)\n".to_owned();
+    for at in 1..100 {
+        text += &format!("s{at} = s{} | s{}\n", at - 1, at - 1);
+    }
+    assert_eq!(matches(&model, &text), 0);
+}
+
+#[test]
+fn a_mistake_far_to_the_right_is_shown_with_what_is_around_it() {
+    let text = format!("y = Neg({}$)", " ".repeat(70_000));
+    let error = parse_patterns("p", &text).unwrap_err();
+    assert_eq!(error.column, 70_009);
+    let shown = error.to_string();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("p:1:70009: ") && lines.iter().all(|line| line.len() < 200), "{shown}");
+    assert_eq!(lines[1].find('$'), lines[2].find('^'), "{shown}");
 }

@@ -31,7 +31,8 @@ impl Matcher<'_, '_, '_, '_> {
                 .filter_map(|target| bound(&target.name))
                 .collect(),
         };
-        // What the new nodes read of the match has to stay.
+        // What the new nodes read of the match has to stay. A name that no statement defines may stand for a result of the
+        // match too: in `Add(r, r)` both operands are one tensor.
         let wanted: HashSet<&str> = self
             .pattern
             .replacement
@@ -40,7 +41,6 @@ impl Matcher<'_, '_, '_, '_> {
                 NewValue::Tensor(tensor) => std::slice::from_ref(tensor),
                 NewValue::Call { operands, .. } => operands,
             })
-            .filter(|operand| self.pattern.definition(&operand.name).is_some())
             .filter_map(|operand| bound(&operand.name))
             .filter(|tensor| !replaced.contains(tensor))
             .collect();

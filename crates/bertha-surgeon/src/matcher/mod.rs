@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use bertha_import::onnx::proto::{AttributeProto, AttributeType};
 
 use crate::literal::Literal;
-use crate::names::{is_default_domain, node_name};
+use crate::names::{is_default_domain, node_name, same_domain};
 use crate::node::Node;
 use crate::ops;
 use crate::pattern::{AttributePattern, Call, Expression, Pattern};
@@ -47,7 +47,7 @@ pub(crate) fn find(pattern: &Pattern, scope: &Scope<'_, '_>) -> (Vec<Found>, Vec
     for (at, node) in scope.graph.nodes.iter().enumerate() {
         let (first, output) = first_root(pattern);
         let Some(tensor) = node.outputs.get(output).filter(|name| !name.is_empty()) else { continue };
-        if !may_start(pattern, &pattern.statements[first].expression, node) {
+        if !may_start(pattern, first, node) {
             continue;
         }
         let mut matcher = Matcher { pattern, scope, best: None, steps: 0 };
@@ -93,28 +93,44 @@ fn size(pattern: &Pattern) -> usize {
     pattern.statements.iter().map(|statement| count(&statement.expression)).sum()
 }
 
-/// Whether a node can be where an expression ends; only to save work and silence.
-fn may_start(pattern: &Pattern, expression: &Expression, node: &Node) -> bool {
-    match expression {
-        Expression::Call(call) => {
-            fits_op(call, node)
-                || call.optional
-                    && call.operands.first().is_some_and(|operand| may_start(pattern, operand, node))
+/// Whether a node can be where a statement ends; only to save work and silence.
+fn may_start(pattern: &Pattern, statement: usize, node: &Node) -> bool {
+    /// Each statement is looked at once: alternatives that lead to the same one would double the work at every step.
+    fn ends<'p>(expression: &'p Expression, node: &Node, open: &mut Vec<&'p str>) -> bool {
+        match expression {
+            Expression::Call(call) => {
+                fits_op(call, node)
+                    || call.optional && call.operands.first().is_some_and(|operand| ends(operand, node, open))
+            }
+            Expression::Either(alternatives) => alternatives.iter().any(|one| ends(one, node, open)),
+            Expression::Variable(named) => {
+                open.push(&named.name);
+                false
+            }
+            Expression::Any | Expression::Literal(_) => false,
         }
-        Expression::Either(alternatives) => alternatives.iter().any(|one| may_start(pattern, one, node)),
-        Expression::Variable(named) => match pattern.definition(&named.name) {
-            Some((at, _)) => may_start(pattern, &pattern.statements[at].expression, node),
-            None => false,
-        },
-        Expression::Any | Expression::Literal(_) => false,
     }
+    let mut seen = BTreeSet::from([statement]);
+    let mut next = Some(statement);
+    let mut open = Vec::new();
+    while let Some(at) = next {
+        if ends(&pattern.statements[at].expression, node, &mut open) {
+            return true;
+        }
+        next = None;
+        while let (None, Some(name)) = (next, open.pop()) {
+            next = pattern.definition(name).map(|(at, _)| at).filter(|at| seen.insert(*at));
+        }
+    }
+    false
 }
 
 fn fits_op(call: &Call, node: &Node) -> bool {
-    let Some(op_type) = &call.op.op_type else { return true };
-    let same_domain = call.op.domain == node.domain
-        || is_default_domain(&call.op.domain) && is_default_domain(&node.domain);
-    same_domain && *op_type == node.op_type
+    match &call.op.op_type {
+        // `_` alone is any operator; with a domain before it, any of that domain.
+        None => call.op.domain.is_empty() || same_domain(&call.op.domain, &node.domain),
+        Some(op_type) => same_domain(&call.op.domain, &node.domain) && *op_type == node.op_type,
+    }
 }
 
 struct Matcher<'p, 's, 'm, 'o> {
@@ -166,8 +182,7 @@ impl Matcher<'_, '_, '_, '_> {
             let before = next.len();
             let graph = self.scope.graph;
             for (at, node) in graph.nodes.iter().enumerate() {
-                let expression = &self.pattern.statements[root].expression;
-                if state.nodes.contains(&at) || !may_start(self.pattern, expression, node) {
+                if state.nodes.contains(&at) || !may_start(self.pattern, root, node) {
                     continue;
                 }
                 if let Some(tensor) = node.outputs.first().filter(|name| !name.is_empty()) {
@@ -425,8 +440,16 @@ impl Matcher<'_, '_, '_, '_> {
         let Some(value) = value else {
             return Err(format!("it has no attribute `{name}`; {literal} was expected"));
         };
-        let rank = || node.inputs.first().and_then(|input| self.scope.rank(input));
         let found = Literal::of_attribute(&value);
+        let rank = || {
+            let rank = node.inputs.first().and_then(|input| self.scope.rank(input))?;
+            // Some ops count axes in their result.
+            Some(match (node.op_type.as_str(), &found) {
+                ("Unsqueeze", Some(Literal::List(axes))) => rank + axes.len(),
+                ("Unsqueeze" | "OneHot", _) => rank + 1,
+                _ => rank,
+            })
+        };
         let same = found.as_ref().is_some_and(|found| {
             same_value(found, literal) || own && ops::is_axis(name) && same_axes(found, literal, rank)
         });

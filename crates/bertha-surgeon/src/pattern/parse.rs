@@ -17,9 +17,12 @@ const MAX_DEPTH: usize = 64;
 /// Statements of a pattern; real ones take a dozen.
 const MAX_STATEMENTS: usize = 256;
 
+/// Operators and alternatives of a pattern: matching goes as deep as they may lie behind one another.
+const MAX_EXPRESSIONS: usize = 256;
+
 /// See [`super::parse_patterns`].
 pub(super) fn patterns(source: Source<'_>) -> Result<Vec<Pattern>> {
-    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, depth: 0 };
+    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, depth: 0, expressions: 0 };
     let mut patterns: Vec<Pattern> = Vec::new();
     parser.skip_separators();
     while !parser.is_end() {
@@ -39,7 +42,7 @@ pub(super) fn patterns(source: Source<'_>) -> Result<Vec<Pattern>> {
 
 /// See [`super::parse_literal`].
 pub(super) fn literal(source: Source<'_>) -> Result<Literal> {
-    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, depth: 0 };
+    let mut parser = Parser { source, tokens: tokens(source)?, at: 0, depth: 0, expressions: 0 };
     let literal = parser.literal("a number, a text in quotes, or a list in brackets")?;
     if !parser.is_end() {
         return Err(parser.expected("the end"));
@@ -52,6 +55,8 @@ struct Parser<'t> {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    /// Operators and alternatives of the pattern so far.
+    expressions: usize,
 }
 
 const SECTIONS: [&str; 3] = ["pattern", "where", "replace"];
@@ -139,6 +144,7 @@ impl Parser<'_> {
 
     fn pattern(&mut self) -> Result<Pattern> {
         let start = self.place();
+        self.expressions = 0;
         let mut name = self.source.origin.to_owned();
         if self.is_word("pattern") && self.is_section() {
             self.at += 1;
@@ -219,7 +225,9 @@ impl Parser<'_> {
             if *self.kind_at(newlines) != Kind::Sign("|") {
                 break;
             }
-            self.at += newlines + 1;
+            self.at += newlines;
+            self.count_expression(self.place())?;
+            self.at += 1;
             self.skip_newlines();
             alternatives.push(self.alternative()?);
         }
@@ -266,7 +274,17 @@ impl Parser<'_> {
         Ok(OpName { domain, op_type: (op_type != "_").then_some(op_type) })
     }
 
+    fn count_expression(&mut self, place: Place) -> Result<()> {
+        self.expressions += 1;
+        if self.expressions > MAX_EXPRESSIONS {
+            let message = format!("a pattern has at most {MAX_EXPRESSIONS} operators and alternatives");
+            return Err(self.source.error(place, message));
+        }
+        Ok(())
+    }
+
     fn call(&mut self, place: Place) -> Result<Call> {
+        self.count_expression(place)?;
         let op = self.op_name()?;
         let optional = self.takes("?");
         self.expect("(", "`(` and the operands")?;
