@@ -1,8 +1,8 @@
 //! `gemm_f32.cu`: products in f32 by fused multiply-adds, for every shape and architecture.
 
-use super::{Tile, activation_number, best_tile};
+use super::{Tactic, Tile, activation_number, best_tile};
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
-use crate::program::Linear;
+use crate::program::{Linear, Storage};
 
 /// The rest of a tile's macros.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +23,32 @@ fn shared_bytes(tile: &Tile, blocking: &Blocking) -> usize {
     buffers.max((blocking.k_parts - 1) * tile.rows * tile.columns) * 4
 }
 
-pub(super) fn launch(linear: &Linear, setting: &Setting) -> Launch {
+pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
+    if storage != Storage::F32 {
+        return None;
+    }
+    let (rows, multiprocessors) = (setting.rows_to_choose_by(linear.rows), setting.planned_multiprocessors);
+    let (tile, _) = best_tile(&TILES, rows, linear.n, multiprocessors)?;
+    Some(Tactic::GemmF32 { rows: tile.rows, columns: tile.columns })
+}
+
+pub(super) fn launch(
+    size: (usize, usize),
+    storage: Storage,
+    linear: &Linear,
+    setting: &Setting,
+) -> Option<Launch> {
+    let found = TILES.into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size);
+    found.filter(|_| storage == Storage::F32).map(|found| with_tile(found, linear, setting))
+}
+
+/// The launch with the smallest tile, which every layer has.
+pub(super) fn smallest(linear: &Linear, setting: &Setting) -> Launch {
+    with_tile(TILES[1], linear, setting)
+}
+
+fn with_tile((tile, blocking): (Tile, Blocking), linear: &Linear, setting: &Setting) -> Launch {
     let rows = setting.rows(linear.rows);
-    let (tile, blocking) =
-        best_tile(&TILES, setting.rows_to_choose_by(linear.rows), linear.n, setting.planned_multiprocessors)
-            .unwrap_or(TILES[0]);
     let kernel = KernelSpec::file("gemm_f32")
         .flag("ELEMENT_F32", true)
         .with("N", linear.n)

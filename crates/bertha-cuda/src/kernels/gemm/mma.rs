@@ -1,6 +1,6 @@
 //! `gemm_mma.cu`: 16-bit products by warp instructions, for every shape and architecture.
 
-use super::{Tile, activation_number, best_tile};
+use super::{Tactic, Tile, activation_number, best_tile};
 use crate::arch::Arch;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -14,7 +14,7 @@ struct Blocking {
 }
 
 /// The tiles that are meant, with their share of peak by estimate.
-fn candidates(arch: Arch) -> Vec<(Tile, Blocking)> {
+fn tiles(arch: Arch) -> Vec<(Tile, Blocking)> {
     let tile = |rows, columns, efficiency| Tile { rows, columns, efficiency };
     let wide = if arch == Arch::Sm75 { [2, 2, 1] } else { [2, 4, 1] };
     let mut tiles = vec![
@@ -36,14 +36,27 @@ fn shared_bytes(tile: &Tile, blocking: &Blocking) -> usize {
     ring.max(sums)
 }
 
-pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
+pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
+    if !matches!(storage, Storage::F16 | Storage::Bf16) {
+        return None;
+    }
+    let (rows, multiprocessors) = (setting.rows_to_choose_by(linear.rows), setting.planned_multiprocessors);
+    let (tile, _) = best_tile(&tiles(setting.arch), rows, linear.n, multiprocessors)?;
+    Some(Tactic::GemmMma { rows: tile.rows, columns: tile.columns })
+}
+
+pub(super) fn launch(
+    size: (usize, usize),
+    storage: Storage,
+    linear: &Linear,
+    setting: &Setting,
+) -> Option<Launch> {
     if !matches!(storage, Storage::F16 | Storage::Bf16) {
         return None;
     }
     let rows = setting.rows(linear.rows);
-    let tiles = candidates(setting.arch);
-    let (tile, blocking) =
-        best_tile(&tiles, setting.rows_to_choose_by(linear.rows), linear.n, setting.planned_multiprocessors)?;
+    let tiles = tiles(setting.arch);
+    let (tile, blocking) = tiles.into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size)?;
     let [warps_m, warps_n, warps_k] = blocking.warps;
     let kernel = KernelSpec::file("gemm_mma")
         .element(storage)

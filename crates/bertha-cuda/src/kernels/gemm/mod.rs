@@ -1,8 +1,9 @@
 //! Products with weights: which kernel for which shape.
 //!
-//! Every kernel is a tactic: given a layer and a setting it says how it would run it, or that it cannot. The first tactic
-//! of the list that can wins, so the list goes from the special to the general. A new kernel is one file here and one entry
-//! in [`TACTICS`].
+//! A [`Tactic`] is a kernel with the sizes that it is specialised to. Each kernel's file says which of its tactics its rule
+//! takes for a layer, which others are worth timing on a card, and how one is launched. The first kernel of [`RULES`] that
+//! can run a layer runs it, so the list goes from the special to the general. A new kernel is one file here, one variant of
+//! [`Tactic`], and an arm in each `match` below.
 
 mod f32;
 mod mma;
@@ -10,21 +11,76 @@ mod sm90a;
 mod small_sm90a;
 
 use bertha_graph::Activation;
+use serde::{Deserialize, Serialize};
 
 use super::{Launch, Setting};
 use crate::program::{Linear, Storage};
 
-/// How a kernel would run a layer; `None` when it cannot, or not well.
-type Tactic = fn(Storage, &Linear, &Setting) -> Option<Launch>;
+/// A kernel for a linear layer, and the sizes that tell its variants apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kernel", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Tactic {
+    /// `gemm_small_sm90a.cu`.
+    GemmSmallSm90a {
+        /// Tokens of a tile.
+        tokens: usize,
+        /// Blocks along K.
+        split: usize,
+    },
+    /// `gemm_sm90a.cu`, tiles of 128 rows.
+    GemmSm90a {
+        /// Features of a tile.
+        columns: usize,
+        /// Whether a tile is finished between the products of the next.
+        defer: bool,
+    },
+    /// `gemm_mma.cu`.
+    GemmMma {
+        /// Rows of a tile.
+        rows: usize,
+        /// Features of a tile.
+        columns: usize,
+    },
+    /// `gemm_f32.cu`.
+    GemmF32 {
+        /// Rows of a tile.
+        rows: usize,
+        /// Features of a tile.
+        columns: usize,
+    },
+}
 
-/// For 16-bit types, from the special to the general; the last takes every layer.
-const TACTICS: &[Tactic] = &[small_sm90a::launch, sm90a::launch, mma::launch];
+/// What a kernel's rule takes for a layer; `None` when the kernel cannot run it, or not well.
+type Rule = fn(Storage, &Linear, &Setting) -> Option<Tactic>;
+
+/// From the special to the general; one of the last two takes every layer.
+const RULES: &[Rule] = &[small_sm90a::rule, sm90a::rule, mma::rule, f32::rule];
+
+impl Tactic {
+    /// What is taken for a layer where nothing was timed.
+    fn by_rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Self> {
+        RULES.iter().find_map(|rule| rule(storage, linear, setting))
+    }
+
+    /// How the layer is launched with this tactic; `None` when it cannot be.
+    fn launch(self, storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
+        match self {
+            Tactic::GemmSmallSm90a { tokens, split } => {
+                small_sm90a::launch((tokens, split), storage, linear, setting)
+            }
+            Tactic::GemmSm90a { columns, defer } => sm90a::launch((columns, defer), storage, linear, setting),
+            Tactic::GemmMma { rows, columns } => mma::launch((rows, columns), storage, linear, setting),
+            Tactic::GemmF32 { rows, columns } => f32::launch((rows, columns), storage, linear, setting),
+        }
+    }
+}
 
 /// The launch of a layer.
 pub(crate) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Launch {
-    let found = TACTICS.iter().find_map(|tactic| tactic(storage, linear, setting));
-    // f32 has one kernel, for every shape and architecture.
-    found.unwrap_or_else(|| f32::launch(linear, setting))
+    let tactic = Tactic::by_rule(storage, linear, setting);
+    let found = tactic.and_then(|tactic| tactic.launch(storage, linear, setting));
+    // The SIMT kernel's smallest tile fits every shape and architecture.
+    found.unwrap_or_else(|| f32::smallest(linear, setting))
 }
 
 /// `ACTIVATION` of `activation.cuh`.

@@ -1,6 +1,6 @@
 //! `gemm_sm90a.cu`: many tokens on Hopper.
 
-use super::{Tile, activation_number, best_tile};
+use super::{Tactic, Tile, activation_number, best_tile};
 use crate::arch::Arch;
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
@@ -47,25 +47,47 @@ fn store_buffers(tile_n: usize, output_f32: bool) -> usize {
     }
 }
 
-pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
-    let fits = setting.arch == Arch::Sm90a
+fn takes(storage: Storage, linear: &Linear, setting: &Setting) -> bool {
+    setting.arch == Arch::Sm90a
         && matches!(storage, Storage::F16 | Storage::Bf16)
         && linear.n.is_multiple_of(8)
-        && linear.k.is_multiple_of(8);
-    if !fits {
+        && linear.k.is_multiple_of(8)
+}
+
+/// Whether the kernel can finish a tile between the products of the next.
+fn can_defer(tile_n: usize, linear: &Linear) -> bool {
+    linear.residual.is_none() && !linear.output_f32 && linear.k >= 2 * tile_n
+}
+
+fn tiles(rows: usize, linear: &Linear, tile_n: usize) -> usize {
+    rows.div_ceil(TILE_M) * linear.n.div_ceil(tile_n)
+}
+
+pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
+    if !takes(storage, linear, setting) {
+        return None;
+    }
+    let rows = setting.rows_to_choose_by(linear.rows);
+    let (_, columns) = best_tile(&TILES, rows, linear.n, setting.planned_multiprocessors)?;
+    let defer = columns == WIDEST
+        && tiles(rows, linear, columns) > 2 * setting.planned_multiprocessors
+        && can_defer(columns, linear);
+    Some(Tactic::GemmSm90a { columns, defer })
+}
+
+pub(super) fn launch(
+    (tile_n, defer): (usize, bool),
+    storage: Storage,
+    linear: &Linear,
+    setting: &Setting,
+) -> Option<Launch> {
+    let has_tile = TILES.iter().any(|(_, columns)| *columns == tile_n);
+    if !has_tile || !takes(storage, linear, setting) || defer && !can_defer(tile_n, linear) {
         return None;
     }
     let capacity = setting.allocated(linear.rows);
-    let chosen_by = setting.rows_to_choose_by(linear.rows);
-    let (_, tile_n) = best_tile(&TILES, chosen_by, linear.n, setting.planned_multiprocessors)?;
     let store_buffers = store_buffers(tile_n, linear.output_f32);
     let stages = stages(tile_n, store_buffers, setting.arch.shared_bytes());
-    let tiles = |rows: usize| rows.div_ceil(TILE_M) * linear.n.div_ceil(tile_n);
-    let defer = tile_n == WIDEST
-        && tiles(chosen_by) > 2 * setting.planned_multiprocessors
-        && linear.residual.is_none()
-        && !linear.output_f32
-        && linear.k >= 2 * tile_n;
     let kernel = KernelSpec::file("gemm_sm90a")
         .element(storage)
         .with("N", linear.n)
@@ -77,7 +99,7 @@ pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Op
         .flag("RESIDUAL", linear.residual.is_some())
         .flag("OUTPUT_F32", linear.output_f32)
         .flag("DEFER", defer);
-    let blocks = tiles(capacity).min(setting.multiprocessors);
+    let blocks = tiles(capacity, linear, tile_n).min(setting.multiprocessors);
     let config = setting.config(blocks, THREADS, shared_bytes(tile_n, stages, store_buffers));
     let bf16 = storage == Storage::Bf16;
     let map = |rows: usize, columns: usize, box_rows: usize| TensorMapDesc {

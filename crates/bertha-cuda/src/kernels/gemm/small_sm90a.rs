@@ -1,6 +1,6 @@
 //! `gemm_small_sm90a.cu`: few tokens on Hopper, made for latency.
 
-use super::activation_number;
+use super::{Tactic, activation_number};
 use crate::arch::Arch;
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
@@ -33,23 +33,43 @@ fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usiz
     (tokens, SPLITS.into_iter().rev().find(fits).unwrap_or(1))
 }
 
-pub(super) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
-    let rows = setting.rows(linear.rows);
-    let fits = setting.arch == Arch::Sm90a
+fn takes(storage: Storage, linear: &Linear, setting: &Setting) -> bool {
+    setting.arch == Arch::Sm90a
         && matches!(storage, Storage::F16 | Storage::Bf16)
         && linear.n.is_multiple_of(8)
         && linear.k.is_multiple_of(8)
-        && rows <= MOST_TOKENS;
-    if !fits {
+}
+
+pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
+    let rows = setting.rows(linear.rows);
+    if !takes(storage, linear, setting) || rows > MOST_TOKENS {
         return None;
     }
-    let k_blocks = linear.k.div_ceil(BLOCK_K);
-    let tiles = linear.n.div_ceil(FEATURES);
     let (tokens, split) = tile_and_split(rows, linear, setting.planned_multiprocessors);
-    let whole = k_blocks.div_ceil(split);
-    let stages = (2..=whole.max(2))
+    stages(tokens, split, linear, setting).map(|_| Tactic::GemmSmallSm90a { tokens, split })
+}
+
+/// As many stages as a block's part of K has, or as fit; `None` when not even two do.
+fn stages(tokens: usize, split: usize, linear: &Linear, setting: &Setting) -> Option<usize> {
+    let whole = linear.k.div_ceil(BLOCK_K).div_ceil(split);
+    (2..=whole.max(2))
         .rev()
-        .find(|stages| shared_bytes(tokens, split, *stages) <= setting.arch.shared_bytes())?;
+        .find(|stages| shared_bytes(tokens, split, *stages) <= setting.arch.shared_bytes())
+}
+
+pub(super) fn launch(
+    (tokens, split): (usize, usize),
+    storage: Storage,
+    linear: &Linear,
+    setting: &Setting,
+) -> Option<Launch> {
+    let is_known = TOKENS.contains(&tokens) && SPLITS.contains(&split);
+    if !is_known || split > linear.k.div_ceil(BLOCK_K) || !takes(storage, linear, setting) {
+        return None;
+    }
+    let rows = setting.rows(linear.rows);
+    let tiles = linear.n.div_ceil(FEATURES);
+    let stages = stages(tokens, split, linear, setting)?;
     let kernel = KernelSpec::file("gemm_small_sm90a")
         .element(storage)
         .with("N", linear.n)
