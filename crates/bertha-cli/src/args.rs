@@ -6,6 +6,7 @@ use bertha::Precision;
 use bertha::cuda::Arch;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::bench_lengths::{self, Lengths};
 use crate::commands::surgeon::args::SurgeonArgs;
 
 /// Compile BERT-family encoders and run them at the limit of the machine.
@@ -336,9 +337,20 @@ pub(crate) struct BenchArgs {
     /// Tokens in each sequence.
     #[arg(long, default_value_t = 128, value_name = "S")]
     pub(crate) seq: usize,
-    /// Lengths of the sequences instead, one a line; batches of B in order.
-    #[arg(long, value_name = "FILE", conflicts_with = "seq")]
-    pub(crate) lengths: Option<PathBuf>,
+    /// Lengths of the sequences instead: `squad` (like its questions with paragraphs: 177 tokens in the mean, up to 384)
+    /// or MIN..MAX (evenly between them), both drawn the same in every run, or a file with one a line. Batches are of B
+    /// in order.
+    #[arg(long, value_name = "squad|MIN..MAX|FILE", conflicts_with = "seq", value_parser = bench_lengths::parse)]
+    pub(crate) lengths: Option<Lengths>,
+    /// How many lengths are drawn.
+    #[arg(long, default_value_t = 2048, value_name = "N", requires = "lengths")]
+    pub(crate) sequences: usize,
+    /// Fill batches with sequences of like length, up to so many tokens each.
+    #[arg(long, value_name = "TOKENS", requires = "lengths", conflicts_with = "batch")]
+    pub(crate) token_budget: Option<usize>,
+    /// Also measure with so many GPU sessions at work at a time, so that copies and the host's part overlap with kernels.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) sessions: usize,
     /// Runs before the clock starts.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(crate) warmup: usize,

@@ -261,6 +261,13 @@ fn bench_measures() {
     bench(&["--lengths", &lengths]).fails(2, &["lengths.txt:2", "seven"]);
     std::fs::write(&lengths, "").unwrap();
     bench(&["--lengths", &lengths]).fails(2, &["lengths.txt", "no length"]);
+    let report = bench(&["--json", "--lengths", "2..9", "--sequences", "20", "--token-budget", "24"]).json();
+    assert_eq!(report["sequences"], 20);
+    let (tokens, batches) = (report["tokens"].as_u64().unwrap(), report["batches"].as_u64().unwrap());
+    assert!((40..=180).contains(&tokens) && (tokens.div_ceil(24)..20).contains(&batches), "{report}");
+    bench(&["--lengths", "2..9", "--token-budget", "3"]).fails(2, &["--token-budget 3"]);
+    bench(&["--lengths", "9..2"]).fails(2, &["MIN..MAX"]);
+    bench(&["--sessions", "2", "--seq", "8"]).fails(2, &["--sessions"]);
     bench(&["--batch", "0"]).fails(2, &["--batch"]);
     bench(&["--seq", "25"]).fails(1, &["25 tokens", "24"]);
     let text = bench(&["--seq", "8", "--profile"]).succeeds().stdout.clone();

@@ -34,6 +34,25 @@ impl Workload {
         }
     }
 
+    /// Queues the batch on the session's card and returns while it is at work; [`Self::wait`] drops the outputs.
+    ///
+    /// # Errors
+    /// When the session is on no card, has a run under way, or the batch does not run there.
+    pub fn submit(&self, session: &mut Session) -> Result<(), Error> {
+        let (Batch::Ragged(batch), Some(card)) = (&self.batch, session.gpu()) else {
+            return Err(Error::WrongTask("only ragged batches on a GPU can be queued".into()));
+        };
+        Ok(card.submit(&batch.as_inputs(), &[])?)
+    }
+
+    /// Waits for the batch that was queued on the session's card.
+    ///
+    /// # Errors
+    /// When none was, or what the card says of it.
+    pub fn wait(session: &mut Session) -> Result<(), Error> {
+        session.gpu().map_or(Ok(()), |card| Ok(card.wait(|_| {})?))
+    }
+
     /// Runs the batch once and returns the time of each step.
     pub fn profile(&self, session: &mut Session) -> Result<Vec<bertha_cpu::StepTime>, Error> {
         match &self.batch {

@@ -6,8 +6,8 @@ use bertha::Session;
 use bertha::bench::{Workload, random_workload};
 use serde::Serialize;
 
-use super::Failure;
 use super::profile::{self, Profile};
+use super::{Failure, bench_lengths};
 use crate::args::BenchArgs;
 use crate::{output, progress};
 
@@ -44,13 +44,14 @@ pub(super) struct Latency {
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
-    if args.batch == 0 || args.seq == 0 || args.runs == 0 {
-        return Err(Failure::Usage("--batch, --seq and --runs must be at least 1".into()));
+    if [args.batch, args.seq, args.runs, args.sequences, args.sessions].contains(&0) {
+        let why = "--batch, --seq, --runs, --sequences and --sessions must be at least 1";
+        return Err(Failure::Usage(why.into()));
     }
     if args.fusions {
         return super::fusions::run(&args);
     }
-    let batches = lengths(&args)?;
+    let batches = bench_lengths::batches(&args)?;
     let engine = args.run.open(&args.model)?;
     let mut session = engine.session(args.run.threads())?;
     let workloads: Result<Vec<Workload>, _> = batches
@@ -64,6 +65,10 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     }
     if engine.gpu().is_some() {
         return super::bench_gpu::run(&args, &engine, &mut session, &workloads, &batches);
+    }
+    if args.sessions > 1 {
+        let why = "--sessions is for GPUs: a session on the CPU has all of its threads at work by itself";
+        return Err(Failure::Usage(why.into()));
     }
     let seconds = measure(&mut session, &workloads, &args)?;
     let per_pass: f64 = seconds.iter().sum::<f64>() / (seconds.len() / workloads.len()) as f64;
@@ -90,23 +95,6 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
         profile,
     };
     if args.json { output::json(&report) } else { print(&report) }
-}
-
-/// The lengths of the sequences of each batch.
-fn lengths(args: &BenchArgs) -> Result<Vec<Vec<usize>>, Failure> {
-    let Some(path) = &args.lengths else { return Ok(vec![vec![args.seq; args.batch]]) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())))?;
-    let parse = |(line, text): (usize, &str)| match text.trim().parse::<usize>() {
-        Ok(length) if length > 0 => Ok(length),
-        _ => Err(Failure::Usage(format!("{}:{}: `{text}` is not a length", path.display(), line + 1))),
-    };
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let lengths: Vec<usize> = lines.map(parse).collect::<Result<_, _>>()?;
-    if lengths.is_empty() {
-        return Err(Failure::Usage(format!("{} holds no length", path.display())));
-    }
-    Ok(lengths.chunks(args.batch).map(<[usize]>::to_vec).collect())
 }
 
 fn run_all(session: &mut Session, workloads: &[Workload]) -> Result<(), Failure> {

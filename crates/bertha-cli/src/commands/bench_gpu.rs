@@ -26,8 +26,13 @@ struct Report {
     runs: usize,
     device_ms: Latency,
     latency_ms: Latency,
+    /// From end to end, one batch after another.
     sequences_per_second: f64,
     tokens_per_second: f64,
+    /// Of the device time.
+    device_sequences_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight: Option<InFlight>,
     gflop_per_batch: f64,
     /// Of the device time.
     tflop_per_second: f64,
@@ -37,6 +42,14 @@ struct Report {
     memory_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Vec<Kernel>>,
+}
+
+/// The same batches by several sessions, each of which hands its results over while the others' batches are at work.
+#[derive(Serialize)]
+struct InFlight {
+    sessions: usize,
+    sequences_per_second: f64,
+    tokens_per_second: f64,
 }
 
 /// All launches of one kernel in a run.
@@ -81,6 +94,8 @@ pub(super) fn run(
     let flops: f64 = workloads.iter().map(Workload::flops).sum();
     let peak = peak_tflops(model.device(), model.plan().arch(), model.plan().precision());
     let profile = args.profile.then(|| profile(session, &workloads[0], peak)).transpose()?;
+    let several = args.sessions > 1;
+    let per_pass_in_flight = several.then(|| in_flight(args, engine, workloads)).transpose()?;
     let report = Report {
         model: args.model.display().to_string(),
         device: model.device().name.clone(),
@@ -93,6 +108,12 @@ pub(super) fn run(
         latency_ms: latency(total),
         sequences_per_second: sequences as f64 / per_pass,
         tokens_per_second: tokens as f64 / per_pass,
+        device_sequences_per_second: sequences as f64 / device_per_pass,
+        in_flight: per_pass_in_flight.map(|seconds| InFlight {
+            sessions: args.sessions,
+            sequences_per_second: sequences as f64 / seconds,
+            tokens_per_second: tokens as f64 / seconds,
+        }),
         gflop_per_batch: flops / 1e9 / batches.len() as f64,
         tflop_per_second: flops / 1e12 / device_per_pass,
         peak_tflop_per_second: peak,
@@ -101,6 +122,33 @@ pub(super) fn run(
         profile,
     };
     if args.json { output::json(&report) } else { print(&report) }
+}
+
+/// Seconds of a pass over all batches with several sessions at work at a time.
+fn in_flight(args: &BenchArgs, engine: &Engine, workloads: &[Workload]) -> Result<f64, Failure> {
+    let sessions: Result<Vec<Session>, _> =
+        (0..args.sessions).map(|_| engine.session(args.run.threads())).collect();
+    let mut sessions = sessions?;
+    // Every session captures the graphs of all batches first.
+    for session in &mut sessions {
+        workloads.iter().try_for_each(|workload| workload.run(session))?;
+    }
+    let (mut runs, mut passes, start) = (0, 0, Instant::now());
+    while passes < args.runs || start.elapsed().as_secs_f64() < args.seconds {
+        for workload in workloads {
+            let session = &mut sessions[runs % args.sessions];
+            if runs >= args.sessions {
+                Workload::wait(session)?;
+            }
+            workload.submit(session)?;
+            runs += 1;
+        }
+        passes += 1;
+    }
+    for session in sessions.iter_mut().take(runs) {
+        Workload::wait(session)?;
+    }
+    Ok(start.elapsed().as_secs_f64() / passes as f64)
 }
 
 fn card_seconds(session: &mut Session) -> Result<Option<f64>, Failure> {
@@ -169,15 +217,22 @@ fn print(report: &Report) -> Result<(), Failure> {
     }
     output::print_table(table, 1..7)?;
     output::line(format!(
-        "{:.1} sequences/s   {:.0} tokens/s   {:.1} TFLOP/s, {:.1} % of {:.0}   {} of weights, {} of memory besides",
+        "{:.1} sequences/s   {:.0} tokens/s   {:.1} sequences/s on the card   {:.1} TFLOP/s, {:.1} % of {:.0}   {} of weights, {} of memory besides",
         report.sequences_per_second,
         report.tokens_per_second,
+        report.device_sequences_per_second,
         report.tflop_per_second,
         report.tflop_per_second / report.peak_tflop_per_second * 100.0,
         report.peak_tflop_per_second,
         output::bytes(report.weight_bytes as u64),
         output::bytes(report.memory_bytes as u64)
     ))?;
+    if let Some(several) = &report.in_flight {
+        output::line(format!(
+            "{:.1} sequences/s   {:.0} tokens/s with {} sessions at work",
+            several.sequences_per_second, several.tokens_per_second, several.sessions
+        ))?;
+    }
     let Some(profile) = &report.profile else { return Ok(()) };
     let mut table = output::table(&["us", "share", "launches", "TFLOP/s", "of peak", "step", "kernel"]);
     for kernel in profile {

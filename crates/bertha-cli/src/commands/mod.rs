@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod bench_gpu;
+pub(crate) mod bench_lengths;
 pub(crate) mod build;
 pub(crate) mod classify;
 pub(crate) mod compare;
