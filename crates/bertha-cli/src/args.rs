@@ -464,6 +464,9 @@ pub(crate) struct SelftestArgs {
     /// Leave out wide models and long sequences.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Test models with each layer norm of these libraries that has CUDA source, in place of Bertha's own.
+    #[arg(long = "plugin", value_name = "LIB")]
+    pub(crate) plugins: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,8 +2,9 @@
 //!
 //! Speed does not depend on the values of the weights as long as they are not all alike.
 
+use bertha_graph::plugin::PluginOp;
 use bertha_graph::{
-    Attention, DType, Dim, GeluKind, GraphBuilder, GraphError, Interface, Model, ModelInfo, PoolKind,
+    Attention, DType, Dim, GeluKind, GraphBuilder, GraphError, Interface, Model, ModelInfo, Op, PoolKind,
     PositionIds, RelativeBuckets, SplitMix64, Task, TensorData, TensorId, Weight, output, ragged, shape,
 };
 
@@ -30,6 +31,8 @@ pub struct EncoderConfig {
     pub relative: bool,
     /// Outputs besides the last hidden state.
     pub heads_on_top: Vec<Head>,
+    /// What takes the place of the layer norms: a plugin's op of the same operands.
+    pub norm: Option<PluginOp>,
 }
 
 /// An output besides the last hidden state.
@@ -67,6 +70,7 @@ impl EncoderConfig {
             gelu: GeluKind::Erf,
             relative: false,
             heads_on_top: Vec::new(),
+            norm: None,
         })
     }
 
@@ -205,7 +209,10 @@ impl Net<'_> {
         around_one.iter_mut().for_each(|value| *value += 1.0);
         let gamma = self.b.weight(&format!("{name}.weight"), TensorData::vector(around_one))?;
         let beta = self.values(&format!("{name}.bias"), vec![hidden], 0.1)?;
-        self.b.named(name).layer_norm(x, gamma, beta, 1e-12)
+        match &self.config.norm {
+            None => self.b.named(name).layer_norm(x, gamma, beta, 1e-12),
+            Some(norm) => self.b.named(name).node(Op::Plugin(norm.clone()), &[x, gamma, beta].map(Some)),
+        }
     }
 
     /// `[out, width]`, scaled so that products have the spread of a trained model's.

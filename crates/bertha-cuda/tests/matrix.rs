@@ -13,9 +13,10 @@ use bertha_compile::{Precision, optimize_model};
 use bertha_cuda::driver::LaunchConfig;
 use bertha_cuda::kernels::KernelSpec;
 use bertha_cuda::models::{EncoderConfig, Head};
-use bertha_cuda::selftest::cases;
+use bertha_cuda::selftest::{cases, plugin_cases};
 use bertha_cuda::{Arch, CudaPlan, Nvrtc};
 use bertha_graph::PoolKind;
+use bertha_graph::plugin::PluginSet;
 
 fn is_required() -> bool {
     std::env::var_os("BERTHA_NVRTC_REQUIRED").is_some()
@@ -79,6 +80,29 @@ fn kernels_of_a_small_model_keep_within_the_card_and_spill_one_register_at_most(
             for (spec, config) in launches(&config, arch, precision) {
                 check(nvrtc, &spec, &config, arch);
             }
+        }
+    }
+}
+
+/// In f16 a plugin's own kernel for halves runs; bf16, which it does not have, is converted around the one for f32.
+#[test]
+fn layer_norms_of_a_plugin_compile_for_every_architecture() {
+    let mut plugins = PluginSet::new();
+    plugins.add(bertha_layernorm::LayerNorm).unwrap();
+    plugins.add(bertha_layernorm::LayerNormFused).unwrap();
+    // The fused stage has no CUDA source.
+    let [case] = &plugin_cases(&plugins)[..] else { panic!("one plugin has a kernel for GPUs") };
+    let Some(nvrtc) = nvrtc() else { return };
+    let entries = [(Precision::F32, "f32"), (Precision::F16, "f16"), (Precision::Bf16, "f32")];
+    for (precision, dtype) in entries {
+        let launches = launches(&case.config, Arch::Sm90a, precision);
+        let of_plugin: Vec<_> = launches.iter().filter(|(spec, _)| spec.plugin.is_some()).collect();
+        let [(spec, config)] = of_plugin[..] else { panic!("one kernel of the plugin in {precision}") };
+        let name = spec.to_string();
+        assert!(name.starts_with(&format!("LayerNorm@1:layer_norm_{dtype}#")), "{name}");
+        assert!(!launches.keys().any(|spec| spec.entry == "layer_norm"), "Bertha's own has no work left");
+        for arch in Arch::ALL {
+            check(nvrtc, spec, config, arch);
         }
     }
 }

@@ -137,7 +137,13 @@ typedef int32_t (*bertha_function)(const bertha_call *call);
  *
  * The kernel's parameters, in this order: a pointer for each operand (null for an absent one), a pointer for each result,
  * the size of each dimension and run that the signature names in order of first occurrence (long long; a run is the
- * product of its dimensions), and the fields of kind int (long long) and float (double) in the order of declaration. */
+ * product of its dimensions, a name that only an absent operand has is 0), and the fields of kind int (long long) and
+ * float (double) in the order of declaration; at most 64 together. Operands and results are contiguous and start at
+ * multiples of 256 bytes.
+ *
+ * A dtype variable is the engine's precision (f32, f16, bf16) where that is among its choices; else operands are
+ * converted around the kernel. In batches without padding there may be more rows than the batch has: those behind hold
+ * anything, and nobody reads what comes of them. Only plugins with BERTHA_ROW_WISE run there. */
 typedef struct bertha_cuda {
     bertha_text source;
     bertha_text entry; /* name of the extern "C" kernel; {T} stands for the dtype of the variable T: norm_{T} is norm_f16 */

@@ -193,6 +193,17 @@ fn a_padded_model_with_row_wise_plugins_becomes_ragged() {
     let engine = Engine::compile(padded, &options).unwrap();
     assert_eq!(engine.info().interface, bertha::Interface::Ragged, "{:?}", engine.log().near_misses);
     assert_eq!(engine.graph().plugins().len(), 1);
+    // On a GPU each of them is a launch of the plugin's own kernel, in the engine's precision.
+    let program = bertha::cuda::CudaPlan::launches_for(
+        engine.graph(),
+        bertha::cuda::Arch::Sm90a,
+        bertha::Precision::F16,
+        132,
+        &[[8, 2, 4]],
+    );
+    let kernels: Vec<String> = program.unwrap().keys().map(ToString::to_string).collect();
+    assert!(kernels.iter().any(|kernel| kernel.starts_with("LayerNorm@1:layer_norm_f16#")), "{kernels:?}");
+    assert!(!kernels.iter().any(|kernel| kernel.starts_with("layer_norm?")), "{kernels:?}");
     let ids = TensorData::from_vec(vec![2, 4], vec![2i64, 41, 17, 3, 2, 9, 3, 0]).unwrap();
     let mask = TensorData::from_vec(vec![2, 4], vec![1i64; 8]).unwrap();
     let types = TensorData::from_vec(vec![2, 4], vec![0i64; 8]).unwrap();

@@ -22,8 +22,20 @@ struct Report<'a> {
     weight_bytes: usize,
     nodes: BTreeMap<&'static str, usize>,
     cpu: Cpu,
+    /// Plans for GPUs that this version of Bertha runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cuda: Vec<Cuda>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<FileReport>,
+}
+
+#[derive(Serialize)]
+struct Cuda {
+    plan: String,
+    code_bytes: usize,
+    weight_bytes: usize,
+    /// Every kernel with its macros; those of plugins begin with the plugin's name and version.
+    kernels: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -91,7 +103,7 @@ pub(crate) fn run(args: InspectArgs) -> Result<(), Failure> {
     if args.text {
         return output::line(engine.graph().to_text());
     }
-    let report = report(&engine, file);
+    let report = report(&engine, file)?;
     if args.json { output::json(&report) } else { print(&args.model, &report) }
 }
 
@@ -169,7 +181,7 @@ fn open_file(path: &Path, verify: bool) -> Result<Option<FileReport>, Failure> {
     }))
 }
 
-fn report(engine: &Engine, file: Option<FileReport>) -> Report<'_> {
+fn report(engine: &Engine, file: Option<FileReport>) -> Result<Report<'_>, Failure> {
     let graph = engine.graph();
     let port = |name: &str, id| {
         let ty = &graph.tensor(id).ty;
@@ -179,7 +191,13 @@ fn report(engine: &Engine, file: Option<FileReport>) -> Report<'_> {
     for node in graph.nodes() {
         *nodes.entry(node.op.mnemonic()).or_insert(0) += 1;
     }
-    Report {
+    let cuda = engine.cuda_plans()?.into_iter().map(|plan| {
+        let (code_bytes, weight_bytes) = plan.bytes();
+        let kernels = plan.kernels().map(str::to_owned).collect();
+        Cuda { plan: plan.target(), code_bytes, weight_bytes, kernels }
+    });
+    Ok(Report {
+        cuda: cuda.collect(),
         model: engine.info(),
         inputs: graph.inputs().iter().map(|id| port(&graph.tensor(*id).name, *id)).collect(),
         outputs: graph.outputs().iter().map(|(name, id)| port(name, *id)).collect(),
@@ -195,7 +213,7 @@ fn report(engine: &Engine, file: Option<FileReport>) -> Report<'_> {
             steps: engine.cpu().steps().map(|steps| steps.len()),
         },
         file,
-    }
+    })
 }
 
 fn print(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
@@ -230,6 +248,7 @@ fn print(path: &Path, report: &Report<'_>) -> Result<(), Failure> {
         output::line(format!("\n{title}"))?;
         slots.iter().try_for_each(|slot| output::line(format!("  {slot}")))?;
     }
+    report.cuda.iter().try_for_each(print_cuda)?;
     if let Some(file) = &report.file {
         print_file(file)?;
     }
@@ -243,6 +262,22 @@ fn print_ports(title: &str, ports: &[Port]) -> Result<(), Failure> {
         table.add_row([format!("  {}", port.name), format!("{}{}", port.dtype, port.shape)]);
     }
     output::print_table(table, [])
+}
+
+/// A plan for GPUs: its kernels by their source's name, with the number of variants.
+fn print_cuda(cuda: &Cuda) -> Result<(), Failure> {
+    let Cuda { plan, code_bytes, weight_bytes, kernels } = cuda;
+    let bytes = |count: &usize| output::bytes(*count as u64);
+    let count = output::count(kernels.len(), "kernel", "kernels");
+    output::line(format!("\n{plan}: {count} ({}), weights {}", bytes(code_bytes), bytes(weight_bytes)))?;
+    let mut variants = BTreeMap::new();
+    for kernel in kernels {
+        *variants.entry(kernel.split(['?', '#']).next().unwrap_or(kernel)).or_insert(0) += 1;
+    }
+    variants.iter().try_for_each(|(name, count)| match count {
+        1 => output::line(format!("  {name}")),
+        _ => output::line(format!("  {name}, {count} variants")),
+    })
 }
 
 /// A name in words: `MaskedLm` is `masked lm`.

@@ -2,7 +2,7 @@
 
 use bertha::Precision;
 use bertha::cuda::driver::Device;
-use bertha::cuda::selftest::{CaseResult, cases, run_case};
+use bertha::cuda::selftest::{CaseResult, cases, plugin_cases, run_case};
 use serde::Serialize;
 
 use super::Failure;
@@ -32,7 +32,15 @@ struct Case {
 pub(crate) fn run(args: SelftestArgs) -> Result<(), Failure> {
     let crate::args::SelftestTarget::Cuda = args.target;
     let device = Device::get(args.gpu).map_err(|error| Failure::Model(error.into()))?;
-    let cases = cases(args.quick);
+    let mut plugins = bertha::plugin::PluginSet::new();
+    for library in &args.plugins {
+        bertha::plugin::load(library, &mut plugins).map_err(bertha::Error::from)?;
+    }
+    let of_plugins = plugin_cases(&plugins);
+    if !args.plugins.is_empty() && of_plugins.is_empty() {
+        return Err(Failure::Usage("--plugin: no plugin there is a layer norm with CUDA source".into()));
+    }
+    let cases: Vec<_> = cases(args.quick).into_iter().chain(of_plugins).collect();
     let precisions = match args.precision {
         Some(precision) => vec![precision],
         None => Precision::ALL.to_vec(),

@@ -32,8 +32,12 @@ pub enum Arg {
     Pointer(u64),
     /// `int`.
     Int(i32),
+    /// `long long`.
+    Long(i64),
     /// `float`.
     Float(f32),
+    /// `double`.
+    Double(f64),
     /// A tensor map by value (`__grid_constant__`).
     Map(TensorMap),
 }
@@ -44,15 +48,17 @@ impl Arg {
         let pointer: *const c_void = match self {
             Arg::Pointer(value) => std::ptr::from_ref(value).cast(),
             Arg::Int(value) => std::ptr::from_ref(value).cast(),
+            Arg::Long(value) => std::ptr::from_ref(value).cast(),
             Arg::Float(value) => std::ptr::from_ref(value).cast(),
+            Arg::Double(value) => std::ptr::from_ref(value).cast(),
             Arg::Map(value) => std::ptr::from_ref(value).cast(),
         };
         pointer.cast_mut()
     }
 }
 
-/// More arguments than any kernel has.
-const MOST_ARGS: usize = 24;
+/// The most arguments of a kernel.
+pub(crate) const MOST_ARGS: usize = 64;
 
 impl Stream {
     /// Queues a kernel.

@@ -15,6 +15,7 @@ mod tensor_map;
 
 pub use context::{Context, Device, devices, driver_version};
 pub use error::CudaError;
+pub(crate) use launch::MOST_ARGS;
 pub use launch::{Arg, LaunchConfig};
 pub use memory::{DeviceBuffer, PinnedBuffer};
 pub use module::{Kernel, Module};

@@ -12,6 +12,8 @@ mod source;
 use std::fmt;
 use std::sync::Arc;
 
+use bertha_graph::Bindings;
+
 use crate::arch::Arch;
 use crate::driver::{CudaError, LaunchConfig, TensorMapDesc};
 use crate::nvrtc::{Compiled, Nvrtc, Source};
@@ -26,14 +28,16 @@ pub struct KernelSpec {
     pub entry: String,
     /// In the order in which they are given to the compiler.
     pub macros: Vec<(String, String)>,
-    /// The source of a generated kernel; `None` for those of `kernels/`.
+    /// The source of a generated kernel or a plugin's; `None` for those of `kernels/`.
     pub generated: Option<Arc<str>>,
+    /// The plugin that the source is of, such as `LayerNorm@1`.
+    pub plugin: Option<Arc<str>>,
 }
 
 impl KernelSpec {
     /// The kernel of `kernels/ENTRY.cu`, without macros yet.
     pub fn file(entry: &str) -> Self {
-        KernelSpec { entry: entry.to_owned(), macros: Vec::new(), generated: None }
+        KernelSpec { entry: entry.to_owned(), macros: Vec::new(), generated: None, plugin: None }
     }
 
     /// Adds a macro with a value.
@@ -79,8 +83,12 @@ impl KernelSpec {
 }
 
 impl fmt::Display for KernelSpec {
-    /// `entry` and the macros, which tell kernels of one source apart; a generated kernel by a hash of its source.
+    /// `entry` and the macros, which tell kernels of one source apart; a generated kernel by a hash of its source, and
+    /// one of a plugin by the plugin's name and version too: `LayerNorm@1:layer_norm_f16#90ab...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(plugin) = &self.plugin {
+            write!(f, "{plugin}:")?;
+        }
         f.write_str(&self.entry)?;
         if let Some(text) = &self.generated {
             write!(f, "#{:016x}", twox_hash::XxHash3_64::oneshot(text.as_bytes()))?;
@@ -128,8 +136,12 @@ pub enum LaunchArg {
     AddressAt(Operand, u64),
     /// `int`.
     Int(i32),
+    /// `long long`.
+    Long(i64),
     /// `float`.
     Float(f32),
+    /// `double`.
+    Double(f64),
     /// A tensor map of a matrix.
     Map(Operand, TensorMapDesc),
 }
@@ -201,6 +213,11 @@ impl Setting {
             Rows::Tokens => self.tokens,
             Rows::Sequences => self.sequences,
         }
+    }
+
+    /// What the symbols of shapes stand for.
+    pub(crate) fn bindings(&self) -> Bindings {
+        Bindings::from([("tokens".into(), self.tokens as i64), ("batch".into(), self.sequences as i64)])
     }
 
     /// Rows by which kernels are chosen: from a size on, all batches run on the same kernels, so that a plan can hold them.

@@ -38,6 +38,7 @@ impl Program {
                 row::pool(storage, *kind, [*x, *y], *width, output_f32, setting)
             }
             CudaStep::Generated(generated) => generated.launch(setting),
+            CudaStep::Plugin(plugin) => plugin.launch(setting),
         }
     }
 

@@ -1,6 +1,6 @@
 //! From a ragged graph to a program: a step for every node, a place for every tensor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bertha_compile::memory::Buffer;
 use bertha_compile::{Precision, Uses};
@@ -28,11 +28,18 @@ pub(crate) fn lower(graph: &Graph, precision: Precision) -> Result<Program, Lowe
     }
     let mut lowering = Lowering::new(graph, precision)?;
     let mut unsupported = Vec::new();
+    // What cannot be computed for want of a kernel further up is not the node's own fault.
+    let mut missing: HashSet<TensorId> = HashSet::new();
     for (id, node) in graph.node_ids().zip(graph.nodes()) {
         if lowering.done.contains(&id) {
             continue;
         }
-        if let Err(why) = lowering.lower_node(node) {
+        let is_missing = node.inputs.iter().flatten().any(|id| missing.contains(id));
+        let lowered = if is_missing { Ok(()) } else { lowering.lower_node(node) };
+        if is_missing || lowered.is_err() {
+            missing.extend(node.outputs.iter().flatten());
+        }
+        if let Err(why) = lowered {
             unsupported.push(UnsupportedNode { node: node.name.clone(), why });
         }
     }
@@ -46,7 +53,7 @@ pub(crate) fn lower(graph: &Graph, precision: Precision) -> Result<Program, Lowe
 const LONGEST_WITHOUT_POSITIONS: usize = 4096;
 
 /// A step under construction and what it needs; an error says what of the node there is no kernel for.
-type Lowered<T> = Result<T, String>;
+pub(super) type Lowered<T> = Result<T, String>;
 
 pub(super) struct Lowering<'a> {
     pub(super) graph: &'a Graph,
@@ -62,6 +69,8 @@ pub(super) struct Lowering<'a> {
     views: Vec<(TensorIndex, TensorIndex)>,
     /// Nodes that an earlier step has taken in.
     done: Vec<NodeId>,
+    /// Tensors that were converted to another type, with the results.
+    casts: HashMap<(TensorIndex, Storage), TensorIndex>,
 }
 
 impl<'a> Lowering<'a> {
@@ -78,6 +87,7 @@ impl<'a> Lowering<'a> {
             buffers: Vec::new(),
             views: Vec::new(),
             done: Vec::new(),
+            casts: HashMap::new(),
         };
         for id in graph.inputs() {
             let tensor = graph.tensor(*id);
@@ -93,6 +103,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn lower_node(&mut self, node: &Node) -> Lowered<()> {
+        if let Op::Plugin(op) = &node.op {
+            return super::plugin::lower(self, node, op);
+        }
         let [Some(y)] = node.outputs.as_slice() else {
             return self.lower_several(node);
         };
@@ -138,9 +151,10 @@ impl<'a> Lowering<'a> {
 
     pub(super) fn push(&mut self, node: String, step: CudaStep) {
         let at = self.steps.len();
-        let mut read = Vec::new();
-        step.reads(|tensor| read.push(tensor));
-        for tensor in read.into_iter().chain([step.writes()]) {
+        let mut touched = Vec::new();
+        step.reads(|tensor| touched.push(tensor));
+        step.writes(|tensor| touched.push(tensor));
+        for tensor in touched {
             if let Some(buffer) = self.buffer_of.get(&tensor) {
                 self.buffers[*buffer].last = self.buffers[*buffer].last.max(at);
             }
@@ -360,8 +374,7 @@ impl<'a> Lowering<'a> {
             return Err(format!("operand {index} with rows of no features"));
         }
         let tensor = self.read(id)?;
-        self.expect_storage(tensor, self.storage)?;
-        Ok((tensor, width))
+        Ok((self.in_storage(node, tensor, self.storage)?, width))
     }
 
     fn rows_of(&self, id: TensorId) -> Lowered<Rows> {
@@ -389,6 +402,28 @@ impl<'a> Lowering<'a> {
             true => Ok(()),
             false => Err(format!("ids that are not one for each token ({})", plan.name)),
         }
+    }
+
+    /// The tensor in this type; one of another type is converted, once.
+    pub(super) fn in_storage(
+        &mut self,
+        node: &Node,
+        tensor: TensorIndex,
+        storage: Storage,
+    ) -> Lowered<TensorIndex> {
+        let is = self.tensors[tensor].storage;
+        if is == storage {
+            return Ok(tensor);
+        }
+        if let Some(cast) = self.casts.get(&(tensor, storage)) {
+            return Ok(*cast);
+        }
+        if !is.is_float() || !storage.is_float() {
+            return Err(format!("operand {} as {}", self.tensors[tensor].name, is.c_name()));
+        }
+        let cast = self.cast(node.name.clone(), tensor, storage);
+        self.casts.insert((tensor, storage), cast);
+        Ok(cast)
     }
 
     fn expect_storage(&self, tensor: TensorIndex, storage: Storage) -> Lowered<()> {
@@ -447,6 +482,11 @@ impl<'a> Lowering<'a> {
         &self.tensors[index]
     }
 
+    /// Whether a batch's rows follow one another without padding, and runs of different sizes share launches.
+    pub(super) fn is_ragged(&self) -> bool {
+        true
+    }
+
     /// The type that activations have.
     pub(super) fn activations(&self) -> Storage {
         self.storage
@@ -474,7 +514,7 @@ impl<'a> Lowering<'a> {
         for (name, id) in self.graph.outputs() {
             let read = self.read(*id).map(|tensor| match self.tensors[tensor].storage {
                 Storage::F32 | Storage::I32 => tensor,
-                Storage::F16 | Storage::Bf16 => self.cast_to_f32(name, tensor),
+                Storage::F16 | Storage::Bf16 => self.cast(format!("output {name}"), tensor, Storage::F32),
             });
             let tensor = read.map_err(|why| LowerError::Unsupported {
                 nodes: vec![UnsupportedNode { node: format!("output {name}"), why }],
@@ -516,17 +556,22 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Appends a step that gives `tensor` in f32.
-    fn cast_to_f32(&mut self, output: &str, tensor: TensorIndex) -> TensorIndex {
-        let plan = &self.tensors[tensor];
-        let y = TensorPlan { storage: Storage::F32, place: Place::Slot(self.buffers.len()), ..plan.clone() };
-        let size = &Shape(plan.dims.clone()).elements() * &Dim::from(Storage::F32.bytes());
-        let step = generate::cast(tensor, plan, self.tensors.len());
-        self.tensors.push(y);
+    /// A new tensor that the graph does not have, in a slot of its own.
+    pub(super) fn scratch(&mut self, name: String, dims: Vec<Dim>, storage: Storage) -> TensorIndex {
+        let size = &Shape(dims.clone()).elements() * &Dim::from(storage.bytes());
+        self.tensors.push(TensorPlan { name, storage, dims, place: Place::Slot(self.buffers.len()) });
         let index = self.tensors.len() - 1;
         self.new_buffer(index, size);
-        self.push(format!("output {output}"), CudaStep::Generated(step));
         index
+    }
+
+    /// Appends a step, shown as `node`, that gives `tensor` in another type.
+    pub(super) fn cast(&mut self, node: String, tensor: TensorIndex, storage: Storage) -> TensorIndex {
+        let TensorPlan { name, dims, .. } = self.tensors[tensor].clone();
+        let y = self.scratch(name, dims, storage);
+        let step = generate::cast(tensor, &self.tensors[tensor], y, storage);
+        self.push(node, CudaStep::Generated(step));
+        y
     }
 }
 

@@ -5,6 +5,7 @@ mod launches;
 mod lower;
 mod memory;
 mod order;
+mod plugin;
 mod step;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use bertha_graph::{DType, Dim, WeightLayout};
 pub use generate::{Generated, Read};
 pub(crate) use lower::lower;
 pub use memory::Arena;
+pub use plugin::PluginStep;
 pub use step::{Attention, CudaStep, Embedding, Linear, Lookup, NextWeight, Norm, RelativeBias};
 
 use crate::kernels::KernelSpec;
@@ -38,12 +40,27 @@ impl Storage {
         }
     }
 
+    /// Whether it holds floating-point numbers.
+    pub const fn is_float(self) -> bool {
+        !matches!(self, Storage::I32)
+    }
+
     /// The storage of activations and weights in a precision.
     pub const fn of(precision: Precision) -> Self {
         match precision {
             Precision::F32 => Storage::F32,
             Precision::F16 => Storage::F16,
             Precision::Bf16 => Storage::Bf16,
+        }
+    }
+
+    /// The type in graphs.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Storage::F32 => DType::F32,
+            Storage::F16 => DType::F16,
+            Storage::Bf16 => DType::BF16,
+            Storage::I32 => DType::I32,
         }
     }
 

@@ -24,8 +24,9 @@ pub(super) fn mark_needed(
     };
     for step in steps.iter_mut().rev() {
         spread(&mut of_tensor);
-        step.needed_by = of_tensor[step.step.writes()];
-        let bits = step.needed_by;
+        let mut bits = 0;
+        step.step.writes(|tensor| bits |= of_tensor[tensor]);
+        step.needed_by = bits;
         step.step.reads(|tensor| of_tensor[tensor] |= bits);
     }
 }

@@ -3,6 +3,7 @@
 use bertha_graph::{Activation, PoolKind};
 
 use super::generate::Generated;
+use super::plugin::PluginStep;
 use crate::kernels::Rows;
 
 /// Index of a tensor in its program.
@@ -45,6 +46,8 @@ pub enum CudaStep {
     },
     /// A kernel made for the node.
     Generated(Generated),
+    /// A plugin's kernel.
+    Plugin(PluginStep),
 }
 
 /// A sum of table rows.
@@ -164,17 +167,19 @@ impl CudaStep {
                 }
             }
             CudaStep::Generated(generated) => generated.tensors().for_each(visit),
+            CudaStep::Plugin(plugin) => plugin.tensors().for_each(visit),
         }
     }
 
-    /// The tensor that the step writes.
-    pub fn writes(&self) -> TensorIndex {
+    /// Calls `visit` with every tensor that the step writes.
+    pub fn writes(&self, mut visit: impl FnMut(TensorIndex)) {
         match self {
-            CudaStep::Embedding(step) => step.y,
-            CudaStep::LayerNorm { y, .. } | CudaStep::Pool { y, .. } => *y,
-            CudaStep::Linear(linear) => linear.y,
-            CudaStep::Attention(attention) => attention.y,
-            CudaStep::Generated(generated) => generated.y,
+            CudaStep::Embedding(step) => visit(step.y),
+            CudaStep::LayerNorm { y, .. } | CudaStep::Pool { y, .. } => visit(*y),
+            CudaStep::Linear(linear) => visit(linear.y),
+            CudaStep::Attention(attention) => visit(attention.y),
+            CudaStep::Generated(generated) => visit(generated.y),
+            CudaStep::Plugin(plugin) => plugin.results.iter().copied().for_each(visit),
         }
     }
 
@@ -188,6 +193,7 @@ impl CudaStep {
             CudaStep::Attention(_) => "ragged_attention",
             CudaStep::Pool { .. } => "pool",
             CudaStep::Generated(generated) => generated.name,
+            CudaStep::Plugin(_) => "plugin",
         }
     }
 }

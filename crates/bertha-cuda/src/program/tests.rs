@@ -5,6 +5,8 @@ use bertha_graph::{
 };
 
 use super::*;
+use crate::arch::Arch;
+use crate::kernels::{Launch, LaunchArg, Operand, Setting};
 
 /// A graph over ids and offsets with the output that `body` makes of them.
 fn graph(body: impl FnOnce(&mut GraphBuilder, TensorId, TensorId) -> Result<TensorId, GraphError>) -> Graph {
@@ -88,5 +90,154 @@ fn outputs_have_the_type_of_their_bytes() {
     assert_eq!(graph.dtype(graph.outputs()[0].1), DType::F16);
     for precision in Precision::ALL {
         assert_eq!(lower(&graph, precision).unwrap().outputs[0].dtype, DType::F32);
+    }
+}
+
+mod plugins {
+    use bertha_graph::interp::F64Tensor;
+    use bertha_graph::plugin::{
+        CudaSource, Declaration, Field, FieldSpec, Fields, Parallel, Plugin, PluginSet, TensorView,
+        TensorViewMut,
+    };
+    use bertha_graph::{Node, Op};
+
+    use super::*;
+
+    struct Scale {
+        row_wise: bool,
+        signature: &'static str,
+        has_source: bool,
+    }
+
+    impl Plugin for Scale {
+        fn declaration(&self) -> Declaration {
+            Declaration {
+                name: "Scale".into(),
+                version: 3,
+                op_type: "Scale".into(),
+                signature: self.signature.into(),
+                // Not in the order of their names.
+                fields: vec![
+                    FieldSpec::with_default("times", Field::Int(7)),
+                    FieldSpec::with_default("label", Field::Text("x".into())),
+                    FieldSpec::with_default("by", Field::Float(0.25)),
+                ],
+                row_wise: self.row_wise,
+                ..Declaration::default()
+            }
+        }
+
+        fn reference(&self, _: &Fields, _: &[Option<&F64Tensor>]) -> Result<Vec<F64Tensor>, String> {
+            Err("nobody asks for it here".into())
+        }
+
+        fn run(
+            &self,
+            _: &Fields,
+            _: &[Option<TensorView<'_>>],
+            _: &mut [Option<TensorViewMut<'_>>],
+            _: &mut dyn Parallel,
+        ) -> Result<(), String> {
+            Err("nobody asks for it here".into())
+        }
+
+        fn cuda(&self) -> Option<CudaSource> {
+            let source = CudaSource {
+                source: "// a kernel".into(),
+                entry: "scale_{T}".into(),
+                block: 128,
+                items: "rows*width".into(),
+                items_per_block: 1000,
+                shared_bytes: 64,
+            };
+            self.has_source.then_some(source)
+        }
+    }
+
+    const SIGNATURE: &str = "x: T[...rows, width], gamma: T[width], shift?: f32[width] -> y: T[...rows, width], means: f32[...rows]; T = f32 | f16";
+
+    fn scaled(plugin: Scale) -> Graph {
+        let def = PluginSet::new().add(plugin).unwrap();
+        graph(|b, ids, _| {
+            let table = table(b, 3, 64);
+            let x = b.embedding(ids, table)?;
+            let gamma = b.constant(TensorData::vector(vec![1f32; 64]))?;
+            let op = Op::Plugin(def.op(Default::default()).unwrap());
+            b.named("scaled").node(op, &[Some(x), Some(gamma)])
+        })
+    }
+
+    fn launch(graph: &Graph, precision: Precision) -> (Program, Launch) {
+        let program = lower(graph, precision).unwrap();
+        let setting = Setting::typical(Arch::Sm90a).for_batch(50, 3, 20);
+        let at = program.steps.iter().position(|step| matches!(step.step, CudaStep::Plugin(_))).unwrap();
+        let launch = program.launches(&setting).remove(at);
+        (program, launch)
+    }
+
+    #[test]
+    fn a_plugin_is_given_operands_results_sizes_and_fields_in_the_order_of_its_contract() {
+        let graph = scaled(Scale { row_wise: true, signature: SIGNATURE, has_source: true });
+        let (program, launch) = launch(&graph, Precision::F16);
+        let CudaStep::Plugin(step) = &program.steps[1].step else {
+            panic!("the second step is the plugin's")
+        };
+        let [y, means] = step.results[..] else { panic!("two results") };
+        assert_eq!(
+            (program.tensors[y].storage, program.tensors[means].storage),
+            (Storage::F16, Storage::F32)
+        );
+        let address = LaunchArg::Address;
+        let expected = [
+            address(step.operands[0].unwrap().operand()),
+            address(Operand::Weight(1)),
+            address(Operand::Null),
+            address(Operand::Tensor(y)),
+            address(Operand::Tensor(means)),
+            // 50 tokens run in the bucket of 64.
+            LaunchArg::Long(64),
+            LaunchArg::Long(64),
+            LaunchArg::Long(7),
+            LaunchArg::Double(0.25),
+        ];
+        assert_eq!(launch.args, expected);
+        assert_eq!(program.weights[1].form, WeightForm::Rows);
+        let config = launch.config;
+        assert_eq!((config.grid, config.block, config.shared_bytes), ([5, 1, 1], 128, 64));
+        assert!(!config.overlaps, "it does not wait by itself");
+        assert!(launch.kernel.to_string().starts_with("Scale@3:scale_f16#"), "{}", launch.kernel);
+    }
+
+    #[test]
+    fn a_plugin_without_the_precision_gets_f32() {
+        let graph = scaled(Scale { row_wise: true, signature: SIGNATURE, has_source: true });
+        let (program, launch) = launch(&graph, Precision::Bf16);
+        let names: Vec<&str> = program.steps.iter().map(|step| step.step.name()).collect();
+        assert_eq!(names, ["embedding_sum", "cast", "plugin"]);
+        assert!(launch.kernel.to_string().starts_with("Scale@3:scale_f32#"), "{}", launch.kernel);
+    }
+
+    #[test]
+    fn plugins_that_cannot_run_in_a_batch_without_padding_are_refused_by_name() {
+        let why = refusal(&scaled(Scale { row_wise: true, signature: SIGNATURE, has_source: false }));
+        assert!(why.contains("`scaled`") && why.contains("plugin Scale without CUDA source"), "{why}");
+        let why = refusal(&scaled(Scale { row_wise: false, signature: SIGNATURE, has_source: true }));
+        assert!(why.contains("`scaled`") && why.contains("does not work row by row"), "{why}");
+        let open = "x: T[...rows, width], gamma: T[width] -> y: T[...rows, ?]; T = f32 | f16";
+        let why = refusal(&scaled(Scale { row_wise: true, signature: open, has_source: true }));
+        assert!(why.contains("`scaled`") && why.contains("leaves open"), "{why}");
+    }
+
+    #[test]
+    fn results_of_a_plugin_are_needed_by_who_reads_any_of_them() {
+        let mut graph = scaled(Scale { row_wise: true, signature: SIGNATURE, has_source: true });
+        let Node { inputs, op, .. } = graph.nodes().last().unwrap().clone();
+        let again = graph.add_node("again", op, &inputs, &["", "means"]).unwrap();
+        let means = graph.node(again).outputs[1].unwrap();
+        graph.add_output("means", means).unwrap();
+        let program = lower(&graph, Precision::F16).unwrap();
+        let needed: Vec<u64> = program.steps.iter().map(|step| step.needed_by).collect();
+        // The last step gives `y` in f32.
+        assert_eq!(needed, [0b11, 0b01, 0b10, 0b01]);
     }
 }

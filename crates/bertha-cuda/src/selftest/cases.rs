@@ -1,6 +1,7 @@
 //! The small models that the self test runs.
 
-use bertha_graph::{GeluKind, PoolKind};
+use bertha_graph::plugin::{PluginDef, PluginOp, PluginSet};
+use bertha_graph::{DType, Dim, GeluKind, PoolKind, Shape, TensorType};
 
 use crate::models::{EncoderConfig, Head};
 
@@ -29,6 +30,7 @@ fn config(hidden: usize, heads: usize) -> EncoderConfig {
         gelu: GeluKind::Erf,
         relative: false,
         heads_on_top: Vec::new(),
+        norm: None,
     }
 }
 
@@ -47,6 +49,30 @@ fn batches(long: bool) -> Vec<Vec<usize>> {
         batches.extend([vec![300, 200, 40], vec![513, 600, 2]]);
     }
     batches
+}
+
+/// Models whose layer norms are those of plugins: one for each plugin with CUDA source that takes a layer norm's operands
+/// and works row by row.
+pub fn plugin_cases(plugins: &PluginSet) -> Vec<Case> {
+    let norms = plugins.iter().filter_map(as_norm);
+    norms
+        .enumerate()
+        .map(|(index, op)| {
+            let def = op.def();
+            let name = format!("layer norms by plugin {} version {}", def.name(), def.version());
+            let config = EncoderConfig { name: name.clone(), norm: Some(op), ..config(64, 2) };
+            Case { name, config, batches: batches(false), seed: 100 + index as u64 }
+        })
+        .collect()
+}
+
+/// The plugin's op with its fields' defaults, if it can stand where a layer norm stands and runs on GPUs.
+fn as_norm(def: &std::sync::Arc<PluginDef>) -> Option<PluginOp> {
+    let op = def.op(Default::default()).ok()?;
+    let ty = |dims: Vec<Dim>| TensorType::new(DType::F32, Shape(dims));
+    let (x, row) = (ty(vec![Dim::symbol("tokens"), Dim::from(64usize)]), ty(vec![Dim::from(64usize)]));
+    let results = op.result_types(&[Some(&x), Some(&row), Some(&row)]).ok()?;
+    (def.cuda().is_some() && def.declaration().row_wise && results == [x]).then_some(op)
 }
 
 /// Every case. `quick` leaves out wide models and long sequences.

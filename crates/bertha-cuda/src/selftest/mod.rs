@@ -18,7 +18,7 @@ use crate::model::CudaModel;
 use crate::plan::{CudaPlan, PlanError};
 use crate::session::{RaggedInputs, RunError};
 
-pub use cases::{Case, cases};
+pub use cases::{Case, cases, plugin_cases};
 
 /// What came of one case.
 #[derive(Clone, Debug)]

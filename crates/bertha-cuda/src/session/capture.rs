@@ -87,7 +87,9 @@ impl Addresses<'_> {
             LaunchArg::Address(operand) => Arg::Pointer(self.of(*operand)),
             LaunchArg::AddressAt(operand, bytes) => Arg::Pointer(self.of(*operand) + bytes),
             LaunchArg::Int(value) => Arg::Int(*value),
+            LaunchArg::Long(value) => Arg::Long(*value),
             LaunchArg::Float(value) => Arg::Float(*value),
+            LaunchArg::Double(value) => Arg::Double(*value),
             LaunchArg::Map(operand, desc) => Arg::Map(desc.encode(self.model.context(), self.of(*operand))?),
         })
     }

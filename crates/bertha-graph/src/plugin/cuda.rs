@@ -8,8 +8,16 @@ use super::{Binding, Signature};
 ///
 /// The kernel's parameters are, in this order: a pointer for each operand (null for an absent one), a pointer for each
 /// result, the size of each dimension and run that the signature names (`long long`, in order of first occurrence; a
-/// run gives the product of its dimensions), and the fields of kind int (`long long`) and float (`double`) in the
-/// order of their declaration.
+/// run gives the product of its dimensions, a name that only an absent operand has is 0), and the fields of kind int
+/// (`long long`) and float (`double`) in the order of their declaration. All of them together are at most 64. Operands
+/// and results are contiguous, row-major, and start at multiples of 256 bytes.
+///
+/// A dtype variable is the engine's precision where that is among the variable's choices, whatever the graph says; without
+/// it, operands are converted to the graph's dtype and back around the kernel.
+///
+/// In batches without padding a launch serves every batch up to a size, so the rows that the kernel is told (and
+/// gets memory for) may be more than the batch has; the rows behind hold anything, and nobody reads what comes of
+/// them. Only plugins that work row by row run there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaSource {
     /// CUDA C++ that includes nothing.

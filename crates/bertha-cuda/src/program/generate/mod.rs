@@ -41,6 +41,24 @@ pub enum Read {
     Weight(WeightIndex),
 }
 
+impl Read {
+    /// The tensor, when it is one.
+    pub(super) fn tensor(&self) -> Option<TensorIndex> {
+        match self {
+            Read::Tensor(tensor) => Some(*tensor),
+            Read::Weight(_) => None,
+        }
+    }
+
+    /// What a pointer to it leads to.
+    pub(super) fn operand(&self) -> Operand {
+        match self {
+            Read::Tensor(tensor) => Operand::Tensor(*tensor),
+            Read::Weight(weight) => Operand::Weight(*weight),
+        }
+    }
+}
+
 /// Threads of a block.
 pub(super) const THREADS: usize = 256;
 
@@ -50,27 +68,16 @@ const BLOCKS_PER_MULTIPROCESSOR: usize = 8;
 impl Generated {
     /// The tensors that it reads.
     pub(super) fn tensors(&self) -> impl Iterator<Item = TensorIndex> + '_ {
-        self.inputs.iter().filter_map(|input| match input {
-            Read::Tensor(tensor) => Some(*tensor),
-            Read::Weight(_) => None,
-        })
+        self.inputs.iter().filter_map(Read::tensor)
     }
 
     /// The launch for a batch of this capacity.
     pub fn launch(&self, setting: &Setting) -> Launch {
-        let bindings = bertha_graph::Bindings::from([
-            ("tokens".into(), setting.tokens as i64),
-            ("batch".into(), setting.sequences as i64),
-        ]);
-        let work = self.work.eval(&bindings).ok().and_then(|work| usize::try_from(work).ok()).unwrap_or(0);
+        let work =
+            self.work.eval(&setting.bindings()).ok().and_then(|work| usize::try_from(work).ok()).unwrap_or(0);
         let blocks = work.div_ceil(self.per_block).min(setting.multiprocessors * BLOCKS_PER_MULTIPROCESSOR);
         let mut args = vec![LaunchArg::Address(Operand::Batch(Rows::Tokens))];
-        args.extend(self.inputs.iter().map(|input| {
-            LaunchArg::Address(match input {
-                Read::Tensor(tensor) => Operand::Tensor(*tensor),
-                Read::Weight(weight) => Operand::Weight(*weight),
-            })
-        }));
+        args.extend(self.inputs.iter().map(|input| LaunchArg::Address(input.operand())));
         args.push(LaunchArg::Address(Operand::Tensor(self.y)));
         Launch { kernel: self.kernel.clone(), config: setting.config(blocks, THREADS as u32, 0), args }
     }
@@ -104,10 +111,10 @@ pub(super) fn piece(
     map::piece(lowering, node, index, y)
 }
 
-/// The kernel that gives tensor `x` in f32.
-pub(super) fn cast(x: TensorIndex, plan: &TensorPlan, y: TensorIndex) -> Generated {
+/// The kernel that gives tensor `x` as `y`, in another type.
+pub(super) fn cast(x: TensorIndex, plan: &TensorPlan, y: TensorIndex, storage: Storage) -> Generated {
     let elements = Shape(plan.dims.clone()).elements();
-    let kernel = text::map_kernel("cast", &[plan.storage], Storage::F32, &elements, &[], "x0[i]");
+    let kernel = text::map_kernel("cast", &[plan.storage], storage, &elements, &[], "x0[i]");
     Generated { name: "cast", inputs: vec![Read::Tensor(x)], y, kernel, work: elements, per_block: THREADS }
 }
 

@@ -118,7 +118,7 @@ fn head(entry: &str, operands: &[Storage], result: Storage) -> String {
 }
 
 fn spec(entry: &str, text: String) -> KernelSpec {
-    KernelSpec { entry: entry.to_owned(), macros: Vec::new(), generated: Some(text.into()) }
+    KernelSpec { generated: Some(text.into()), ..KernelSpec::file(entry) }
 }
 
 #[cfg(test)]
