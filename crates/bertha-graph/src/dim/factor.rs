@@ -84,18 +84,18 @@ impl Dim {
         if self.is_const() {
             return Dim::from(0);
         }
-        if let Some(merged) = self.merged_quotient(divisor) {
-            return merged;
-        }
         // The constant's part below a common factor cannot carry over: floor((2*x + 1)/4) is floor(x/2).
         let variable = self.terms.iter().filter(|(monomial, _)| !monomial.is_empty());
         let common = variable.fold(divisor, |common, (_, coefficient)| gcd(common, *coefficient));
         let terms = self.terms.iter().map(|(monomial, c)| (monomial.clone(), c.div_euclid(common)));
         let (dividend, divisor) = (Dim::from_terms(terms), divisor / common);
-        match divisor {
-            1 => dividend,
-            _ => Factor::Quotient(Arc::new(Quotient { dividend, divisor })).into(),
+        if divisor == 1 {
+            return dividend;
         }
+        // Merged only without the common factor, which hides a lone quotient: floor((2*floor(x/3) + 1)/4) is floor(x/6).
+        dividend
+            .merged_quotient(divisor)
+            .unwrap_or_else(|| Factor::Quotient(Arc::new(Quotient { dividend, divisor })).into())
     }
 
     /// `floor((floor(a/m) + b)/n)` as `floor((a + b*m)/(m*n))`.
