@@ -110,20 +110,26 @@ impl Dim {
     }
 
     /// Whether the polynomial has outgrown what real models have (16 terms, degree 8, quotients in quotients to a depth
-    /// of 4). The rules stop tracking such dimensions, so that a hostile graph cannot make arithmetic on them
-    /// arbitrarily slow.
+    /// of 4, and 1024 factors with those in quotients). Text that says one is refused, and the rules stop tracking such
+    /// dimensions, so that a hostile graph cannot make arithmetic on them arbitrarily slow.
     pub fn is_unwieldy(&self) -> bool {
-        self.terms.len() > 16
-            || self.depth() > 4
-            || self.terms.iter().any(|(monomial, _)| {
-                monomial.len() > 8 || monomial.iter().filter_map(Factor::dividend).any(Dim::is_unwieldy)
-            })
+        !self.is_within(4, &mut 1024)
     }
 
-    /// How deep quotients lie in one another.
-    fn depth(&self) -> usize {
-        let factors = self.terms.iter().flat_map(|(monomial, _)| monomial);
-        factors.filter_map(Factor::dividend).map(|dividend| dividend.depth() + 1).max().unwrap_or(0)
+    /// Whether quotients lie at most `depth` deep in one another, and at most `factors` are left to be counted: quotients
+    /// that share their parts are larger than the memory that they take.
+    fn is_within(&self, depth: usize, factors: &mut usize) -> bool {
+        let mut is_small = |factor: &Factor| {
+            let Some(left) = factors.checked_sub(1) else { return false };
+            *factors = left;
+            let Some(dividend) = factor.dividend() else { return true };
+            depth.checked_sub(1).is_some_and(|depth| dividend.is_within(depth, factors))
+        };
+        self.terms.len() <= 16
+            && self
+                .terms
+                .iter()
+                .all(|(monomial, _)| monomial.len() <= 8 && monomial.iter().all(&mut is_small))
     }
 
     /// The value under `bindings`, or the name of the first symbol that has none.
@@ -345,12 +351,35 @@ mod tests {
     }
 
     #[test]
+    fn polynomials_that_are_too_large_are_refused_while_they_are_read() {
+        let each = |count: usize, between: &str, one: &dyn Fn(usize) -> String| {
+            (0..count).map(one).collect::<Vec<_>>().join(between)
+        };
+        // 2^40 terms when it is multiplied out.
+        let product = each(40, "*", &|i| format!("floor((a{i} + b{i})/1)"));
+        let nested = (0..5).fold("a".to_owned(), |inner, _| format!("floor(b*{inner}/2)"));
+        // Every quotient stands in many terms of the next.
+        let dense = (0..3).fold("a".to_owned(), |inner, level| {
+            each(3, "*", &|i| format!("floor((x{i} + floor(({inner} + y{level})/7))/1)"))
+        });
+        for text in
+            [product, each(17, " + ", &|i| format!("a{i}")), each(9, "*", &|_| "a".into()), nested, dense]
+        {
+            let error = text.parse::<Dim>().unwrap_err();
+            assert!(error.ends_with("the polynomial is too large"), "{error}");
+        }
+        let long = each(20_000, " + ", &|_| "floor(a/2)".into());
+        assert_eq!(dim(&long), dim("20000*floor(a/2)"));
+    }
+
+    #[test]
     fn quotients_are_rounded_down_and_have_one_form() {
         let forms = [
             ("2*frames + 3", 2, "frames + 1"),
             ("frames - 3", 4, "floor((frames + 1)/4) - 1"),
             ("3*frames + 2", 2, "frames + floor(frames/2) + 1"),
             ("2*frames + 1", 4, "floor(frames/2)"),
+            ("2*floor(frames/3) + 1", 4, "floor(frames/6)"),
             ("floor((frames + 1)/2)", 2, "floor((frames + 1)/4)"),
             ("floor(frames/2) + 1", 3, "floor((frames + 2)/6)"),
             ("7", 2, "3"),
@@ -360,6 +389,7 @@ mod tests {
         for (dividend, divisor, form) in forms {
             let quotient = dim(dividend).floor_div(divisor).unwrap();
             assert_eq!(quotient, dim(form), "{dividend} over {divisor}");
+            assert_eq!(quotient, dim(&quotient.to_string()), "{dividend} over {divisor}");
             for frames in 0..40 {
                 let bindings = Bindings::from([(Arc::from("frames"), frames), (Arc::from("seq"), frames)]);
                 let expected = dim(dividend).eval(&bindings).unwrap().div_euclid(divisor);

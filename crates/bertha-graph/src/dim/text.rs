@@ -84,10 +84,15 @@ fn parse_sum(text: &str, depth: usize) -> Result<Dim, String> {
             _ => (1, rest),
         };
         let (term, after) = body.split_at(outside(body, &['+', '-']).unwrap_or(body.len()));
-        sum = &sum + &parse_term(term, sign, depth)?;
+        sum = manageable(&sum + &parse_term(term, sign, depth)?)?;
         rest = after;
     }
     Ok(sum)
+}
+
+/// Checked after every step: a short text can multiply out to any number of terms.
+fn manageable(dim: Dim) -> Result<Dim, String> {
+    if dim.is_unwieldy() { Err("the polynomial is too large".into()) } else { Ok(dim) }
 }
 
 /// Where one of `marks` first occurs outside of parentheses.
@@ -118,7 +123,7 @@ fn parse_term(term: &str, sign: i64, depth: usize) -> Result<Dim, String> {
                 text
             }
         };
-        product = &product * &parse_factor(factor, depth)?;
+        product = manageable(&product * &parse_factor(factor, depth)?)?;
     }
     Ok(product)
 }

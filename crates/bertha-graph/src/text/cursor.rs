@@ -206,9 +206,6 @@ impl<'a> Cursor<'a> {
                 return Err(self.error_at(position, message));
             }
             let dim: Dim = text.trim().parse().map_err(|why: String| self.error_at(position, why))?;
-            if dim.is_unwieldy() {
-                return Err(self.error_at(position, "expected a smaller polynomial"));
-            }
             if dim.as_const().is_some_and(|size| size < 0) {
                 return Err(self.error_at(position, format!("expected a size, found {dim}")));
             }
