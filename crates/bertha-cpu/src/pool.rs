@@ -366,7 +366,8 @@ impl<'a, T> Disjoint<'a, T> {
 }
 
 /// Kernels of plugins share the session's threads.
-impl bertha_graph::plugin::Parallel for Pool {
+// SAFETY: `Pool::run` calls its function once for each part, and returns when all calls have ended.
+unsafe impl bertha_graph::plugin::Parallel for Pool {
     fn threads(&self) -> usize {
         Pool::threads(self)
     }

@@ -7,6 +7,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use bertha_graph::interp::F64Tensor;
+use bertha_graph::plugin::panic_sentence;
 
 use crate::abi::{
     self, ABI_VERSION, Call, CudaTable, FieldSpecTable, FieldValue, LibraryTable, PluginTable, Tensor, Text,
@@ -144,16 +145,11 @@ unsafe fn answer(call: *const Call, body: impl FnOnce(&Given<'_>) -> Result<(), 
     let message = match result {
         Ok(Ok(())) => return 0,
         Ok(Err(message)) => message,
-        Err(payload) => format!("it panicked: {}", panic_text(&*payload)),
+        Err(payload) => panic_sentence(&*payload),
     };
     // SAFETY: the loader gives a buffer of the capacity it says, for us alone.
     unsafe { write_message(call, &message) };
     1
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 /// # Safety
@@ -316,7 +312,8 @@ struct Job<'a> {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-impl Parallel for HostThreads<'_> {
+// SAFETY: the interface demands of `parallel_for` what `Parallel` demands; without one a range gives each number once.
+unsafe impl Parallel for HostThreads<'_> {
     fn threads(&self) -> usize {
         self.call.threads.max(1)
     }

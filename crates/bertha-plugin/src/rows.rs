@@ -6,9 +6,7 @@ use crate::{Element, Parallel};
 const MIN_PART: usize = 8 << 10;
 
 /// Calls `each(row, y)` for every row of `y`, whose rows have `width` elements, on all threads: `row` is its number.
-///
-/// # Errors
-/// The first error of `each` (by row number within a task; which task is not fixed).
+/// Elements behind the last whole row are left alone.
 pub fn for_rows<T: Element>(
     threads: &mut dyn Parallel,
     y: &mut [T],
@@ -24,8 +22,8 @@ pub fn for_rows<T: Element>(
     let start = &start;
     threads.run(tasks, &move |task| {
         for row in rows * task / tasks..rows * (task + 1) / tasks {
-            // SAFETY: `row < rows`, so the range lies within `y`; each row belongs to one task, and each task is run
-            // once, so nothing else refers to it.
+            // SAFETY: `Parallel` promises that `task < tasks` and that no task is run twice. So `row < rows`, the range
+            // lies within `y`, and nothing else refers to it, as each row belongs to one task.
             let row_of_y = unsafe { std::slice::from_raw_parts_mut(start.0.add(row * width), width) };
             each(row, row_of_y);
         }

@@ -58,7 +58,12 @@ fn expect<T: Element>(dtype: DType) -> Result<(), String> {
 }
 
 /// The threads that a kernel may spread its work over.
-pub trait Parallel: Send {
+///
+/// # Safety
+/// Kernels write through pointers from several tasks, sure that no two have the same number. So `run` must call `task`
+/// exactly once for each number below `tasks` (after a panic of a task, at most once), with no other number, and must
+/// neither return nor unwind before every call has ended.
+pub unsafe trait Parallel: Send {
     /// How many there are, the caller included.
     fn threads(&self) -> usize;
 
@@ -70,7 +75,8 @@ pub trait Parallel: Send {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sequential;
 
-impl Parallel for Sequential {
+// SAFETY: a range gives each number once, and a call ends before the next begins.
+unsafe impl Parallel for Sequential {
     fn threads(&self) -> usize {
         1
     }

@@ -1,5 +1,6 @@
 //! A plugin as the compiler holds it: its declaration, read and checked, and its code behind a fence.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,7 +94,7 @@ impl PluginDef {
         self.library.as_ref().map_or("this program", |library| &library.file)
     }
 
-    /// Source for NVIDIA GPUs.
+    /// Source for NVIDIA GPUs, which this version checks and does not run; see [`CudaSource`].
     pub fn cuda(&self) -> Option<CudaSource> {
         fenced(|| Ok(self.plugin.cuda())).ok().flatten()
     }
@@ -344,10 +345,13 @@ fn check_memory(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<(), Strin
 fn fenced<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result,
-        Err(payload) => {
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            Err(format!("it panicked: {}", text.unwrap_or("without a message")))
-        }
+        Err(payload) => Err(panic_sentence(&*payload)),
     }
+}
+
+/// What is said of foreign code that panicked with `payload`.
+pub fn panic_sentence(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("without a message"))
 }

@@ -20,7 +20,7 @@ mod tests;
 
 pub use call::{Parallel, Sequential, TensorView, TensorViewMut};
 pub use cuda::CudaSource;
-pub use definition::{PluginDef, PluginOp, ShapeFault};
+pub use definition::{PluginDef, PluginOp, ShapeFault, panic_sentence};
 pub use fields::{Field, FieldKind, FieldSpec, Fields};
 pub use set::{Library, PluginError, PluginSet};
 pub use signature::{Binding, Element, Extent, OpenType, Operand, Pattern, Signature};
@@ -89,7 +89,8 @@ pub trait Plugin: Send + Sync {
         threads: &mut dyn Parallel,
     ) -> Result<(), String>;
 
-    /// Source for NVIDIA GPUs, when the plugin runs there.
+    /// Source for NVIDIA GPUs, if it has any. This version checks it and does not run it: an engine with a plugin runs on
+    /// CPUs.
     fn cuda(&self) -> Option<CudaSource> {
         None
     }

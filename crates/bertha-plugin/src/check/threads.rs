@@ -7,7 +7,8 @@ use crate::Parallel;
 /// This many threads.
 pub(super) struct Threads(pub(super) usize);
 
-impl Parallel for Threads {
+// SAFETY: the counter gives each number to one thread, and the scope ends when all threads have.
+unsafe impl Parallel for Threads {
     fn threads(&self) -> usize {
         self.0
     }
