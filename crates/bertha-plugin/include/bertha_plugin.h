@@ -65,6 +65,9 @@ enum {
     BERTHA_BOOL = 13
 };
 
+/* In calls of shape rules, the dtype of each operand that is there: shapes do not depend on it, so it is not told. */
+#define BERTHA_UNTOLD 0xFFFFFFFFu
+
 /* Types of fields. */
 enum {
     BERTHA_INT = 1,   /* value.integer */
@@ -106,7 +109,9 @@ typedef struct bertha_tensor {
     void *data;          /* operands are for reading only */
     const size_t *shape; /* rank sizes */
     uint32_t rank;
-    uint32_t dtype; /* BERTHA_ABSENT for an optional operand that is left out, or a result that nobody wants */
+    /* BERTHA_ABSENT for an optional operand that is left out, or a result that nobody wants. Operands that are there have
+     * BERTHA_UNTOLD for a shape rule and BERTHA_F64 for a reference, whatever the node's; kernels find the node's. */
+    uint32_t dtype;
 } bertha_tensor;
 
 /* The arguments of every function. */
@@ -133,7 +138,8 @@ typedef struct bertha_call {
 
 typedef int32_t (*bertha_function)(const bertha_call *call);
 
-/* CUDA C++ source without includes, for engines that are built for NVIDIA GPUs.
+/* CUDA C++ source without includes. This version of Bertha reads and checks it and does not run it: engines with plugins
+ * run on CPUs. What follows is how it is to be launched.
  *
  * The kernel's parameters, in this order: a pointer for each operand (null for an absent one), a pointer for each result,
  * the size of each dimension and run that the signature names in order of first occurrence (long long; a run is the

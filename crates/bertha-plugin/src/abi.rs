@@ -108,9 +108,13 @@ pub struct Tensor {
     pub shape: *const usize,
     /// How many dimensions.
     pub rank: u32,
-    /// The dtype's number ([`dtype_code`]); 0 for a tensor that is absent.
+    /// The dtype's number ([`dtype_code`]); 0 for a tensor that is absent. A shape rule finds [`UNTOLD_DTYPE`] at every
+    /// operand that is there, a reference the number of f64.
     pub dtype: u32,
 }
+
+/// [`Tensor::dtype`] of an operand that is there and whose dtype is not told: shapes do not depend on it.
+pub const UNTOLD_DTYPE: u32 = u32::MAX;
 
 /// The arguments of each of a plugin's functions.
 #[repr(C)]

@@ -132,16 +132,8 @@ unsafe fn read_spec(spec: &FieldSpecTable) -> Result<FieldSpec, String> {
         let name =
             read_text(spec.value.name, MAX_TEXT).map_err(|why| format!("the name of a field {why}"))?;
         let of_field = |why: String| format!("field `{name}`: {why}");
-        let kinds = [
-            (abi::KIND_INT, FieldKind::Int),
-            (abi::KIND_FLOAT, FieldKind::Float),
-            (abi::KIND_TEXT, FieldKind::Text),
-            (abi::KIND_INTS, FieldKind::Ints),
-            (abi::KIND_FLOATS, FieldKind::Floats),
-        ];
-        let kind = kinds.iter().find(|(code, _)| *code == spec.value.kind).map(|(_, kind)| *kind);
-        let kind =
-            kind.ok_or_else(|| of_field(format!("its kind is {}, which does not exist", spec.value.kind)))?;
+        let kind = abi::kind_of(spec.value.kind)
+            .ok_or_else(|| of_field(format!("its kind is {}, which does not exist", spec.value.kind)))?;
         let value = &spec.value;
         let default = match kind {
             _ if spec.has_default == 0 => None,
@@ -361,8 +353,7 @@ fn shape_only(shape: &Option<&[usize]>) -> Tensor {
         data: ptr::null_mut(),
         shape: shape.as_ptr(),
         rank: shape.len() as u32,
-        // Present; the rule is not told which dtype.
-        dtype: u32::MAX,
+        dtype: abi::UNTOLD_DTYPE,
     })
 }
 

@@ -26,7 +26,7 @@ int main(void) {
     AT(bertha_plugin, reference) AT(bertha_plugin, kernel) AT(bertha_plugin, cuda)
     SIZE(bertha_library) AT(bertha_library, abi) AT(bertha_library, sizes) AT(bertha_library, plugin_count)
     AT(bertha_library, plugins)
-    printf("\nconstants abi=%u absent=%d", BERTHA_PLUGIN_ABI, BERTHA_ABSENT);
+    printf("\nconstants abi=%u absent=%d untold=%u", BERTHA_PLUGIN_ABI, BERTHA_ABSENT, BERTHA_UNTOLD);
     printf(" int=%d float=%d text=%d ints=%d floats=%d", BERTHA_INT, BERTHA_FLOAT, BERTHA_STRING, BERTHA_INTS,
            BERTHA_FLOATS);
     printf(" f64=%d f32=%d f16=%d bf16=%d i64=%d i32=%d i16=%d i8=%d u64=%d u32=%d u16=%d u8=%d bool=%d\n",

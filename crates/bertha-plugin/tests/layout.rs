@@ -40,7 +40,7 @@ fn structures_lie_in_memory_as_in_c() {
             fields, field_count, shapes, reference, kernel, cuda),
         layout!("bertha_library" LibraryTable: abi, sizes, plugin_count, plugins),
         format!(
-            "constants abi={ABI_VERSION} absent=0 int={KIND_INT} float={KIND_FLOAT} text={KIND_TEXT} \
+            "constants abi={ABI_VERSION} absent=0 untold={UNTOLD_DTYPE} int={KIND_INT} float={KIND_FLOAT} text={KIND_TEXT} \
              ints={KIND_INTS} floats={KIND_FLOATS}{}",
             DType::ALL.map(|dtype| format!(" {dtype}={}", dtype_code(dtype))).concat()
         ),
