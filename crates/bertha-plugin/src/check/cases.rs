@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bertha_graph::plugin::{Element, FieldKind, FieldSpec, Operand, Pattern, Signature};
-use bertha_graph::{DType, SplitMix64, TensorType};
+use bertha_graph::{DType, SplitMix64, TensorType, byte_count};
 
 use super::{Options, measure, tensor_type};
 use crate::{F64Tensor, Field, PluginDef, PluginOp};
@@ -16,6 +16,10 @@ const RUN_SIZES: [usize; 5] = [1, 2, 3, 7, 16];
 /// Elements of an operand, beyond which sizes are drawn again, and how often at most: sizes that are given may be large.
 const MAX_ELEMENTS: usize = 1 << 16;
 const MAX_DRAWS: usize = 100;
+/// Bytes of one tensor in f64, as the reference gets it, beyond which no case is made.
+const MAX_BYTES: usize = 1 << 30;
+/// Choices of dtypes beyond which a plugin is not tested.
+const MAX_CHOICES: usize = 256;
 
 /// One operand with its contents, as the kernel gets it and in f64.
 #[derive(Clone)]
@@ -53,12 +57,38 @@ impl Case {
     }
 }
 
+/// Refuses a tensor that is too large to test, before memory is asked for.
+///
+/// # Errors
+/// The tensor (`what`, such as "operand `x`") and its type.
+pub(super) fn check_size(what: impl std::fmt::Display, ty: &TensorType) -> Result<(), String> {
+    let shape = ty.shape.as_const().ok_or_else(|| format!("{what} ({ty}) has no known shape"))?;
+    if byte_count(DType::F64, &shape).is_ok_and(|bytes| bytes <= MAX_BYTES) {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} ({ty}) is too large to test: in f64, as the reference has it, it takes more than {MAX_BYTES} bytes; \
+         choose smaller sizes with --size, or with --field where a field is the size"
+    ))
+}
+
 /// Every way to choose the dtypes of a signature's variables.
-pub(super) fn dtype_choices(signature: &Signature) -> Vec<Vec<DType>> {
-    signature.variables.iter().fold(vec![Vec::new()], |choices, (_, dtypes)| {
+///
+/// # Errors
+/// When there are too many.
+pub(super) fn dtype_choices(signature: &Signature) -> Result<Vec<Vec<DType>>, String> {
+    let counts = signature.variables.iter().map(|(_, dtypes)| dtypes.len());
+    let count = counts.fold(1usize, usize::saturating_mul);
+    if count > MAX_CHOICES {
+        return Err(format!(
+            "its dtype variables have {count} choices together, and no more than {MAX_CHOICES} are tested; declare \
+             fewer variables, or fewer dtypes for each"
+        ));
+    }
+    Ok(signature.variables.iter().fold(vec![Vec::new()], |choices, (_, dtypes)| {
         let with = |choice: &Vec<DType>, dtype: &DType| [choice.as_slice(), &[*dtype]].concat();
         choices.iter().flat_map(|choice| dtypes.iter().map(move |dtype| with(choice, dtype))).collect()
-    })
+    }))
 }
 
 /// `T = f32`.
@@ -83,7 +113,7 @@ impl<'a> Cases<'a> {
     /// The case of this round.
     ///
     /// # Errors
-    /// When a field's value cannot be guessed.
+    /// When a field's value cannot be guessed, or an operand would be too large.
     pub(super) fn next(&mut self, round: usize) -> Result<Case, String> {
         let mut fields = self.options.fields.clone();
         for spec in &self.def.declaration().fields {
@@ -93,32 +123,45 @@ impl<'a> Cases<'a> {
         }
         let op = self.def.op(fields)?;
         let signature = self.def.signature();
-        let mut shapes = self.shapes(signature, &op);
-        for _ in 0..MAX_DRAWS {
-            if shapes.iter().all(|(_, shape)| shape.iter().product::<usize>() <= MAX_ELEMENTS) {
-                break;
-            }
-            shapes = self.shapes(signature, &op);
-        }
+        let shapes = self.moderate_shapes(signature, &op);
         let style = Style::ALL[round % Style::ALL.len()];
         let inputs = signature
             .inputs
             .iter()
             .zip(shapes)
-            .map(|(operand, (present, shape))| present.then(|| self.input(operand, shape, style)))
-            .collect();
+            .map(|(operand, (present, shape))| present.then(|| self.input(operand, shape, style)).transpose())
+            .collect::<Result<_, _>>()?;
         Ok(Case { op, inputs, round })
     }
 
     /// A case with every operand, plain numbers, and the default of each field that is not given.
+    ///
+    /// # Errors
+    /// When the fields do not fit or an operand would be too large.
     pub(super) fn complete(&mut self) -> Result<Case, String> {
         let op = self.def.op(self.options.fields.clone())?;
         let signature = self.def.signature();
-        let shapes = self.shapes(signature, &op);
+        let shapes = self.moderate_shapes(signature, &op);
         let inputs = signature.inputs.iter().zip(shapes);
-        let inputs =
-            inputs.map(|(operand, (_, shape))| Some(self.input(operand, shape, Style::Normal))).collect();
+        let inputs = inputs
+            .map(|(operand, (_, shape))| self.input(operand, shape, Style::Normal).map(Some))
+            .collect::<Result<_, _>>()?;
         Ok(Case { op, inputs, round: 0 })
+    }
+
+    /// [`shapes`](Self::shapes) that make small operands, if such can be drawn.
+    fn moderate_shapes(&mut self, signature: &Signature, op: &PluginOp) -> Vec<(bool, Vec<usize>)> {
+        // Bytes are as many as elements.
+        let is_small =
+            |shape: &[usize]| byte_count(DType::U8, shape).is_ok_and(|count| count <= MAX_ELEMENTS);
+        let mut shapes = self.shapes(signature, op);
+        for _ in 0..MAX_DRAWS {
+            if shapes.iter().all(|(_, shape)| is_small(shape)) {
+                break;
+            }
+            shapes = self.shapes(signature, op);
+        }
+        shapes
     }
 
     /// For each operand whether it is there, and its shape.
@@ -197,14 +240,17 @@ impl<'a> Cases<'a> {
         })
     }
 
-    fn input(&mut self, operand: &Operand, shape: Vec<usize>, style: Style) -> Input {
+    fn input(&mut self, operand: &Operand, shape: Vec<usize>, style: Style) -> Result<Input, String> {
         let dtype = match operand.element {
             Element::Is(dtype) => dtype,
             Element::Variable(index) => self.choice[index],
         };
-        let count: usize = shape.iter().product();
-        let mut bytes = Vec::with_capacity(count * dtype.size());
-        for _ in 0..count {
+        let ty = tensor_type(dtype, &shape);
+        check_size(format_args!("operand `{}`", operand.name), &ty)?;
+        let length = byte_count(dtype, &shape).map_err(|error| error.to_string())?;
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            // Whether integers are indices into another operand is not known, and these are good ones.
             let value =
                 if dtype.is_float() { style.value(&mut self.random) } else { self.random.below(2) as f64 };
             measure::encode(value, dtype, &mut bytes);
@@ -212,7 +258,7 @@ impl<'a> Cases<'a> {
         // The reference sees what the kernel sees: values as the dtype has them.
         let values = measure::decode(&bytes, dtype);
         let exact = F64Tensor { shape: shape.clone(), values };
-        Input { ty: tensor_type(dtype, &shape), shape, bytes, exact }
+        Ok(Input { ty, shape, bytes, exact })
     }
 }
 

@@ -10,6 +10,8 @@ mod cases;
 mod measure;
 mod memory;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod time;
 
@@ -76,10 +78,11 @@ pub struct Report {
 /// Runs a plugin's kernel on random operands.
 ///
 /// # Errors
-/// When no cases can be made, because a field's values cannot be guessed or do not fit.
+/// When no cases can be made, because a field's values cannot be guessed or do not fit, tensors would be too large, or
+/// there are too many choices of dtypes.
 pub fn check(def: &Arc<PluginDef>, options: &Options) -> Result<Report, String> {
     let mut report = Report { plugin: def.name().to_owned(), lines: Vec::new(), failures: Vec::new() };
-    for choice in cases::dtype_choices(def.signature()) {
+    for choice in cases::dtype_choices(def.signature())? {
         let dtypes = cases::describe_choice(def.signature(), &choice);
         let mut line =
             Line { dtypes, cases: 0, refused: 0, worst: Difference::default(), worst_case: String::new() };
@@ -95,6 +98,7 @@ pub fn check(def: &Arc<PluginDef>, options: &Options) -> Result<Report, String> 
                     line.worst = line.worst.max(&difference);
                 }
                 Err(Problem::Refused) => line.refused += 1,
+                Err(Problem::TooLarge(why)) => return Err(why),
                 Err(Problem::Failed(what)) => {
                     line.cases += 1;
                     report.failures.push(format!("{}: {what}", case.describe()));
@@ -114,6 +118,9 @@ pub fn check(def: &Arc<PluginDef>, options: &Options) -> Result<Report, String> 
 enum Problem {
     /// The plugin's shape rule does not take these shapes.
     Refused,
+    /// A result would be too large to test.
+    TooLarge(String),
+    /// Something is wrong with the plugin.
     Failed(String),
 }
 
@@ -131,6 +138,9 @@ fn run_case(case: &Case, tolerance: Option<f64>) -> Result<Difference, Problem> 
         Err(ShapeFault::Refused(_)) => return Err(Problem::Refused),
         Err(ShapeFault::Wrong(why)) => return Err(Problem::Failed(why)),
     };
+    for (index, ty) in results.iter().enumerate() {
+        cases::check_size(format_args!("result {index}"), ty).map_err(Problem::TooLarge)?;
+    }
     let exact: Vec<Option<&F64Tensor>> =
         case.inputs.iter().map(|input| input.as_ref().map(|input| &input.exact)).collect();
     let expected = case.op.reference(&types, &exact)?;

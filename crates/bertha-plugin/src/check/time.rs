@@ -36,7 +36,7 @@ pub fn time(
     options: &Options,
     threads: &mut dyn Parallel,
 ) -> Result<Vec<Timing>, String> {
-    let choices = cases::dtype_choices(def.signature());
+    let choices = cases::dtype_choices(def.signature())?;
     choices.iter().map(|choice| time_choice(def, choice, options, threads)).collect()
 }
 
@@ -49,6 +49,9 @@ fn time_choice(
     let case = Cases::new(def, choice, options).complete()?;
     let types: Vec<_> = case.inputs.iter().map(|input| input.as_ref().map(|input| &input.ty)).collect();
     let results = case.op.result_types(&types).map_err(|fault| fault.to_string())?;
+    for (index, ty) in results.iter().enumerate() {
+        cases::check_size(format_args!("result {index}"), ty)?;
+    }
     let mut bench = Bench::new(&case, &results, 0)?;
     let mut seconds = Vec::new();
     let begin = Instant::now();
