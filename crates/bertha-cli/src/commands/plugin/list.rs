@@ -18,6 +18,7 @@ struct Listed {
     op_type: String,
     signature: String,
     fields: Vec<ListedField>,
+    /// Whether it has CUDA source, which this version does not run.
     cuda: bool,
     description: String,
     library: Option<bertha::LibraryRecord>,
@@ -104,7 +105,10 @@ fn print(plugin: &Listed) -> Result<(), Failure> {
         }
         table.add_row([format!("  field {}", field.name), text]);
     }
-    table.add_row(["  runs on", if plugin.cuda { "CPU, CUDA" } else { "CPU" }]);
+    table.add_row(["  runs on", "CPU"]);
+    if plugin.cuda {
+        table.add_row(["  CUDA source", "checked; this version does not run it"]);
+    }
     if let Some(library) = &plugin.library {
         table.add_row(["  library", &format!("{} (xxh3 {})", library.file, library.xxh3)]);
     }
