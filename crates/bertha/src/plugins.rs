@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bertha_engine::{EngineFile, EngineWriter};
+use bertha_graph::Graph;
 use bertha_plugin::{Library, PluginDef};
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ impl From<&Library> for LibraryRecord {
 /// Writes which plugins the engine uses.
 pub(crate) fn write(writer: &mut EngineWriter, engine: &Engine, path: &Path) -> Result<(), Error> {
     let mut used = engine.graph().plugins();
-    used.extend(engine.padded_graph().map(bertha_graph::Graph::plugins).unwrap_or_default());
+    used.extend(engine.padded_graph().map(Graph::plugins).unwrap_or_default());
     let record = |def: &std::sync::Arc<PluginDef>| PluginRecord {
         name: def.name().to_owned(),
         version: def.version(),
@@ -76,16 +77,16 @@ pub fn plugin_records(file: &EngineFile) -> Result<Vec<PluginRecord>, Error> {
     })
 }
 
-/// Checks that every plugin of the file is at hand, in the build that the engine was built with.
+/// Checks that every plugin of the file's list is at hand, in the build that the engine was built with; gives the list.
 pub(crate) fn require(
     file: &EngineFile,
     path: &Path,
     options: &Options,
     notices: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<Vec<PluginRecord>, Error> {
     let mut problems = Vec::new();
-    for record in plugin_records(file)? {
-        let PluginRecord { name, version, library } = &record;
+    let records = plugin_records(file)?;
+    for PluginRecord { name, version, library } in &records {
         let built_with = library.as_ref().map_or("the program that built it".to_owned(), |library| {
             format!("`{}` (xxh3 {})", library.file, library.xxh3)
         });
@@ -117,5 +118,16 @@ pub(crate) fn require(
             )),
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Plugins { path: path.to_owned(), problems }) }
+    if problems.is_empty() { Ok(records) } else { Err(Error::Plugins { path: path.to_owned(), problems }) }
+}
+
+/// A plugin that the graph uses and the file's list leaves out: nothing says with which build of it the engine was made.
+pub(crate) fn unrecorded(graph: &Graph, records: &[PluginRecord]) -> Option<String> {
+    let listed = |def: &PluginDef| records.iter().any(|r| r.name == def.name() && r.version == def.version());
+    let def = graph.plugins().into_iter().find(|def| !listed(def))?;
+    Some(format!(
+        "its graph uses plugin `{}` version {}, which is not in its list of plugins",
+        def.name(),
+        def.version()
+    ))
 }

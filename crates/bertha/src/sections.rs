@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{Engine, Options, Padded};
 use crate::error::Error;
 use crate::gpu::{self, Gpu};
-use crate::plugins;
+use crate::plugins::{self, PluginRecord};
 use crate::rounding::RoundingError;
 
 const TARGET: &str = "cpu";
@@ -66,12 +66,8 @@ pub(crate) fn save(engine: &Engine, path: &Path) -> Result<Vec<String>, Error> {
     writer.graph(&printed.text)?;
     let padded = engine.padded_graph().map(text::print);
     let mut weights = writer.begin_weights()?;
-    for (name, data) in &printed.constants {
-        let shape: Vec<u64> = data.shape().iter().map(|dim| *dim as u64).collect();
-        weights.tensor(name, data.dtype().name(), &shape, data.bytes())?;
-    }
     let own = own_constants(&printed, padded.as_ref());
-    for (name, data) in &own {
+    for (name, data) in printed.constants.iter().chain(&own) {
         let shape: Vec<u64> = data.shape().iter().map(|dim| *dim as u64).collect();
         weights.tensor(name, data.dtype().name(), &shape, data.bytes())?;
     }
@@ -118,8 +114,8 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
     let info: ModelInfo = serde_json::from_value(file.metadata().model.clone())
         .map_err(|error| content(format!("its description is not one: {error}")))?;
     let mut notices = Vec::new();
-    plugins::require(file, path, options, &mut notices)?;
-    let source = Source { file, path, plugins: &options.plugins };
+    let records = plugins::require(file, path, options, &mut notices)?;
+    let source = Source { file, path, plugins: &options.plugins, records: &records };
     let graph = source.graph(file.graph()?, "")?;
     let isa = options.isa()?;
     let (plan, usable) = cpu_plan(file, path, isa, &mut notices)?;
@@ -203,12 +199,14 @@ struct Source<'a> {
     file: &'a EngineFile,
     path: &'a Path,
     plugins: &'a PluginSet,
+    /// The file's list of plugins.
+    records: &'a [PluginRecord],
 }
 
 impl Source<'_> {
     /// A graph with its weights, mapped, not copied. A weight is looked for under its name with `prefix` first.
     fn graph(&self, graph: &str, prefix: &str) -> Result<Graph, Error> {
-        let Source { file, path, plugins } = *self;
+        let Source { file, path, plugins: at_hand, records } = *self;
         let content = |why: String| Error::EngineContent { path: path.to_owned(), why };
         let mut failure = None;
         let stored = |name: &str| {
@@ -228,10 +226,13 @@ impl Source<'_> {
                 None
             }
         };
-        let graph = text::parse_with(graph, plugins, &mut resolve);
+        let graph = text::parse_with(graph, at_hand, &mut resolve);
         match (graph, failure) {
             (_, Some(failure)) => Err(failure),
-            (Ok(graph), None) => Ok(graph),
+            (Ok(graph), None) => match plugins::unrecorded(&graph, records) {
+                Some(why) => Err(content(why)),
+                None => Ok(graph),
+            },
             (Err(error), None) => Err(content(format!("its graph is not one: {error}"))),
         }
     }

@@ -3,6 +3,7 @@
 mod support;
 
 use bertha::engine_file::{EngineFile, EngineWriter, Metadata, PlanHeader};
+use bertha::plugin::{Declaration, F64Tensor, Fields, Parallel, Plugin, TensorView, TensorViewMut};
 use bertha::{Engine, Error, Options};
 use serde_json::{Value, json};
 use support::*;
@@ -16,6 +17,7 @@ struct Parts {
     plan: Option<(PlanHeader, Vec<u8>)>,
     packed: Vec<u8>,
     padded: Option<Vec<u8>>,
+    plugins: Option<Value>,
     tokenizer: Option<Vec<u8>>,
     cuda: Option<(PlanHeader, Vec<u8>)>,
 }
@@ -38,12 +40,17 @@ impl Parts {
             plan: Some((plan.header, plan.payload.to_vec())),
             packed: file.packed("cpu").unwrap().unwrap().to_vec(),
             padded: None,
+            plugins: None,
             tokenizer: None,
             cuda: None,
         }
     }
 
     fn load(&self) -> Result<Engine, Error> {
+        self.load_with(&Options::default())
+    }
+
+    fn load_with(&self, options: &Options) -> Result<Engine, Error> {
         let mut writer = EngineWriter::in_memory();
         let metadata = Metadata { producer: "test".into(), model: self.model.clone() };
         writer.metadata(&metadata).unwrap();
@@ -55,6 +62,9 @@ impl Parts {
         weights.finish().unwrap();
         if let Some(padded) = &self.padded {
             writer.section("graph.padded", padded).unwrap();
+        }
+        if let Some(plugins) = &self.plugins {
+            writer.section("plugins", &serde_json::to_vec(plugins).unwrap()).unwrap();
         }
         if let Some(tokenizer) = &self.tokenizer {
             writer.tokenizer(tokenizer).unwrap();
@@ -68,7 +78,7 @@ impl Parts {
         if let Some((header, payload)) = &self.cuda {
             writer.plan(header, payload).unwrap();
         }
-        Engine::from_bytes(writer.finish().unwrap().bytes(), &Options::default())
+        Engine::from_bytes(writer.finish().unwrap().bytes(), options)
     }
 
     /// The plan's list with one field of its first entry set.
@@ -140,6 +150,9 @@ fn graphs_that_are_none() {
     refused(&Parts { graph: other_type, ..good.clone() }, &["f32[99, 16]", "f32[98, 16]"]);
     let huge = good.graph.replacen("f32[99, 16] = @", "f32[9223372036854775807, 16] = @", 1);
     refused(&Parts { graph: huge, ..good.clone() }, &["9223372036854775807"]);
+    let factors: Vec<String> = (0..40).map(|i| format!("floor((a{i} + b{i})/1)")).collect();
+    let product = format!("graph x {{\n input %x: f32[{}]\n output y = %x\n}}", factors.join("*"));
+    refused(&Parts { graph: product, ..good.clone() }, &["line 2", "the polynomial is too large"]);
 }
 
 #[test]
@@ -273,4 +286,62 @@ fn a_plan_for_a_gpu_that_lies_is_an_error() {
     let mut parts = with_cuda("cuda-sm_90a-f16", 1, "0");
     parts.cuda.as_mut().unwrap().1 = b"{}".to_vec();
     assert_names(parts.load().unwrap().save(&path), &["cuda-sm_90a-f16", "is not one"]);
+}
+
+/// Gives what it is given.
+struct Same;
+
+impl Plugin for Same {
+    fn declaration(&self) -> Declaration {
+        Declaration {
+            name: "Same".into(),
+            version: 2,
+            op_type: "Same".into(),
+            signature: "x: f32[...] -> y: f32[...]".into(),
+            ..Declaration::default()
+        }
+    }
+
+    fn reference(&self, _: &Fields, inputs: &[Option<&F64Tensor>]) -> Result<Vec<F64Tensor>, String> {
+        Ok(vec![inputs[0].ok_or("no x")?.clone()])
+    }
+
+    fn run(
+        &self,
+        _: &Fields,
+        inputs: &[Option<TensorView<'_>>],
+        outputs: &mut [Option<TensorViewMut<'_>>],
+        _: &mut dyn Parallel,
+    ) -> Result<(), String> {
+        if let (Some(x), Some(y)) = (&inputs[0], &mut outputs[0]) {
+            y.bytes.copy_from_slice(x.bytes);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn plugins_that_the_list_leaves_out() {
+    let mut parts = Parts::of("bert_encoder");
+    parts.model["interface"] = json!("dense");
+    parts.plan = None;
+    parts.graph =
+        "graph g {\n input %x: f32[n]\n %y: f32[n] = plugin(%x) {name: \"Same\", version: 2, fields: {}}\n \
+                   output y = %y\n}"
+            .into();
+    let mut options = Options::default();
+    options.plugins.add(Same).unwrap();
+    let record = |name: &str, version: u32| json!({"name": name, "version": version, "library": null});
+    let listed = Parts { plugins: Some(json!([record("Same", 2)])), ..parts.clone() };
+    listed.load_with(&options).unwrap();
+    // Its build is not known without an entry, and any build may compute something else.
+    for plugins in [None, Some(json!([]))] {
+        let unlisted = Parts { plugins, ..parts.clone() };
+        assert_names(unlisted.load_with(&options), &["plugin `Same` version 2", "list", "bertha build"]);
+    }
+    let padded = parts.graph.clone().into_bytes();
+    let plain = "graph g {\n input %x: f32[n]\n output y = %x\n}".to_owned();
+    let padded = Parts { graph: plain, padded: Some(padded), ..parts.clone() };
+    assert_names(padded.load_with(&options), &["plugin `Same` version 2", "list"]);
+    assert_names(listed.load(), &["plugin `Same` version 2", "--plugin"]);
 }
