@@ -58,6 +58,7 @@ pub(super) fn run(args: PluginTestArgs) -> Result<(), Failure> {
             names.join(", ")
         )));
     }
+    known_names(&chosen, &args).map_err(Failure::Usage)?;
     let mut reports = Vec::new();
     for def in chosen {
         reports.push(test(def, &args)?);
@@ -131,6 +132,38 @@ fn times(def: &Arc<PluginDef>, options: &Options, threads: usize) -> Result<Vec<
     Ok(times.into_iter().map(time).collect())
 }
 
+/// Every name of `--field` and `--size` must belong to one of the plugins that are tested, or the option would do nothing.
+fn known_names(defs: &[&Arc<PluginDef>], args: &PluginTestArgs) -> Result<(), String> {
+    let specs = || defs.iter().flat_map(|def| &def.declaration().fields);
+    let fields: Vec<&str> = specs().map(|spec| spec.name.as_str()).collect();
+    // A size that an int field gives is not one to choose.
+    let is_chosen = |def: &PluginDef, name: &str| {
+        !def.declaration().fields.iter().any(|spec| spec.kind == FieldKind::Int && spec.name == name)
+    };
+    let sizes: Vec<Arc<str>> = defs
+        .iter()
+        .flat_map(|def| def.signature().names().into_iter().filter(|name| is_chosen(def, name)))
+        .collect();
+    let sizes: Vec<&str> = sizes.iter().map(|name| &**name).collect();
+    only("--field", "field", &args.fields, &fields)?;
+    only("--size", "dimension", &args.sizes, &sizes)
+}
+
+/// Refuses the first of `given` that is not in `known`.
+fn only(option: &str, what: &str, given: &[(String, String)], known: &[&str]) -> Result<(), String> {
+    let Some((name, _)) = given.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
+        return Ok(());
+    };
+    let mut known = known.to_vec();
+    known.sort_unstable();
+    known.dedup();
+    let known =
+        if known.is_empty() { "they have none".to_owned() } else { format!("known: {}", known.join(", ")) };
+    Err(format!(
+        "{option} {name}: no plugin tested here has a {what} of this name that can be given; {known}"
+    ))
+}
+
 /// Values of `--field`, read as the plugin declares them. Fields of other plugins of the library are left out.
 fn fields(def: &PluginDef, given: &[(String, String)]) -> Result<BTreeMap<String, Field>, String> {
     let mut fields = BTreeMap::new();
@@ -200,4 +233,74 @@ fn print(reports: &[Report]) -> Result<(), Failure> {
     }
     output::line("")?;
     output::print_table(table, 1..4)
+}
+
+#[cfg(test)]
+mod tests {
+    use bertha::plugin::{
+        Declaration, F64Tensor, FieldSpec, Fields, Parallel, Plugin, TensorView, TensorViewMut,
+    };
+    use clap::Parser;
+
+    use super::*;
+
+    struct Signed;
+
+    impl Plugin for Signed {
+        fn declaration(&self) -> Declaration {
+            let field = |name: &str, kind| FieldSpec {
+                name: name.into(),
+                kind,
+                default: None,
+                min: 1.0,
+                max: 8.0,
+                description: String::new(),
+            };
+            Declaration {
+                name: "Signed".into(),
+                op_type: "Signed".into(),
+                signature: "x: f32[..., heads, width] -> y: f32[]".into(),
+                fields: vec![field("heads", FieldKind::Int), field("scale", FieldKind::Float)],
+                ..Declaration::default()
+            }
+        }
+
+        fn reference(&self, _: &Fields, _: &[Option<&F64Tensor>]) -> Result<Vec<F64Tensor>, String> {
+            Err("only its declaration is of interest".into())
+        }
+
+        fn run(
+            &self,
+            _: &Fields,
+            _: &[Option<TensorView<'_>>],
+            _: &mut [Option<TensorViewMut<'_>>],
+            _: &mut dyn Parallel,
+        ) -> Result<(), String> {
+            Err("only its declaration is of interest".into())
+        }
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: PluginTestArgs,
+    }
+
+    #[test]
+    fn names_that_no_plugin_has_are_refused() {
+        let def = PluginSet::new().add(Signed).unwrap();
+        let check = |options: &[&str]| {
+            let line = ["test", "lib.so"].iter().chain(options);
+            known_names(&[&def], &Line::try_parse_from(line).unwrap().args)
+        };
+        check(&["--field", "heads=2", "--field", "scale=1", "--size", "width=8", "--size", "...=4"]).unwrap();
+        for (options, parts) in [
+            (["--field", "sclae=1"], ["--field sclae", "heads, scale"]),
+            (["--size", "widht=8"], ["--size widht", "known: ..., width"]),
+            (["--size", "heads=8"], ["--size heads", "known: ..., width"]),
+        ] {
+            let error = check(&options).unwrap_err();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
 }
