@@ -257,7 +257,7 @@ def batch_of(tokens):
     return torch.tensor([tokens, 1, 0, tokens], dtype=torch.int32, device="cuda")
 
 
-def check_variant(variant):
+def check_variant(variant, tokens=None):
     """Largest relative error over the token counts; raises on anything wrong."""
     import torch
 
@@ -266,7 +266,7 @@ def check_variant(variant):
     dtype = torch_type(variant.element)
     out_type = torch.float32 if variant.f32 else dtype
     worst = 0.0
-    counts = [1, 5, 77, 127, 128, 129, 300] + ([1000, 4224] if variant.kind == "large" else [512])
+    counts = tokens or [1, 5, 77, 127, 128, 129, 300] + ([1000, 4224] if variant.kind == "large" else [512])
     for tokens in counts:
         capacity = ceil_div(tokens, 128) * 128
         a = torch.randn(capacity, variant.k, device="cuda").to(dtype)
@@ -549,6 +549,7 @@ def main():
     parser.add_argument("out", nargs="?")
     parser.add_argument("--only", default="")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile")
+    parser.add_argument("--tokens", type=int, nargs="+", help="token counts that `check-one` runs, instead of its own")
     parser.add_argument("--times", help="what `time` wrote, for `chain`")
     arguments = parser.parse_args()
     if arguments.what == "compile":
@@ -560,7 +561,7 @@ def main():
 
         torch.manual_seed(int(arguments.out))
         try:
-            print(f"error {check_variant(list(check_variants())[int(arguments.out)]):.3g}")
+            print(f"error {check_variant(list(check_variants())[int(arguments.out)], arguments.tokens):.3g}")
         except Exception as error:
             traceback.print_exc()
             print(f"{type(error).__name__}: {error}")

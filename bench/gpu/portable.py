@@ -3,6 +3,7 @@
     python bench/gpu/portable.py compile [ARCH ..]   # no GPU needed: registers and spills of every variant used here
     python bench/gpu/portable.py check               # every kernel on ragged and odd shapes; exits with 1 on an error
     python bench/gpu/portable.py check GROUP [PART]  # one group of kernels; of attention those whose variant has PART
+    python bench/gpu/portable.py check GROUP [PART] --small   # so little work that it ends under compute-sanitizer
     python bench/gpu/portable.py time OUT.json [PART] # CUDA graph replays, beside torch in the same run; PART: attention,
                                                      # rows, gemm or f32
 
@@ -36,7 +37,9 @@ from portable_variants import (
 from ragged import Batch, poisoned, random
 
 TOLERANCE = {"f16": 6e-4, "bf16": 5e-3, "f32": 2e-6}
-LENGTHS = [384, 1, 129, 5, 31, 127, 512, 32, 64, 128, 16, 17, 2]
+SMALL = "--small" in sys.argv
+LENGTHS = [33, 1, 17] if SMALL else [384, 1, 129, 5, 31, 127, 512, 32, 64, 128, 16, 17, 2]
+ROW_COUNTS = (33,) if SMALL else (1, 31, 129, 300)
 GROUPS = ["rows", "gemm", "gemm_f32", "attention", "attention_f32", "attention_sm90a"]
 
 # ---- checks -----------------------------------------------------------------------------------------------------------
@@ -86,6 +89,8 @@ def check_rows(checks):
     batch = Batch(LENGTHS)
     counts, tokens, capacity = batch.counts(), batch.tokens, batch.capacity
     for dtype, hidden in ROW_WIDTHS:
+        if SMALL and hidden not in (32, 771, 770, 1024):
+            continue
         gamma, beta = torch.randn(hidden, device="cuda"), torch.randn(hidden, device="cuda")
         for residual in (0, 1):
             m = row_macros(dtype, hidden, RESIDUAL=residual)
@@ -178,11 +183,13 @@ def check_gemms(checks, variants, launch):
     names = {value: name for name, value in ACTIVATIONS.items()}
     for file, m in variants:
         dtype = next(d for d in TOLERANCE if f"ELEMENT_{d.upper()}" in m)
+        if SMALL and m["N"] * m["K"] > 130 * 776:
+            continue
         n, k, out_type = m["N"], m["K"], "f32" if m.get("OUTPUT_F32") else dtype
         kernel = nvrtc.Kernel(file, m)
         w = random(n, k, dtype, k**-0.5)
         bias = torch.randn(n, device="cuda") if m["BIAS"] else None
-        for rows in (1, 31, 129, 300):
+        for rows in ROW_COUNTS:
             batch = Batch([rows])
             a = random(batch.capacity, k, dtype, 1, 0, rows)
             r = random(batch.capacity, n, dtype, 1, 0, rows) if m["RESIDUAL"] else None
@@ -219,7 +226,7 @@ def check_attention(checks, variants, part):
     import torch
 
     for name, heads, packed, m in variants:
-        if part not in name:
+        if part not in name or SMALL and heads > 4 and not (m["RELATIVE_BIAS"] or "WARPGROUPS" in m):
             continue
         dtype = next(d for d in TOLERANCE if f"ELEMENT_{d.upper()}" in m)
         dim, width, scale = m["HEAD_DIM"], heads * m["HEAD_DIM"], m["HEAD_DIM"] ** -0.5
@@ -231,7 +238,7 @@ def check_attention(checks, variants, part):
         grid, block, shared = attention_launch(m, heads, items + 3)
         bias = torch.randn(heads, 2 * 512 - 1, device="cuda") * 2 if m["RELATIVE_BIAS"] else None
         # Ordinary scores, sharp ones, flat ones; and large values of one sign.
-        for spread, shift in [(1, 0), (6, 0), (0.01, 0), (1, 4)]:
+        for spread, shift in [(1, 0), (6, 0), (0.01, 0), (1, 4)][: 1 if SMALL else 4]:
             tensors = [random(batch.capacity, width, dtype, spread, shift, batch.tokens) for _ in range(3)]
             if packed:
                 whole = torch.cat(tensors, 1)
@@ -314,6 +321,7 @@ def compile_all(architectures):
 
 
 def main():
+    sys.argv = [word for word in sys.argv if word != "--small"]
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command == "compile":
         good = compile_all(sys.argv[2:] or ["75", "80", "86", "89", "90a", "120"])

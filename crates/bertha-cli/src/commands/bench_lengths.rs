@@ -60,9 +60,9 @@ pub(super) fn batches(args: &BenchArgs) -> Result<Vec<Vec<usize>>, Failure> {
         None => return Ok(vec![vec![args.seq; args.batch]]),
         Some(Lengths::File(path)) => read(path)?,
         Some(Lengths::Squad) => draw(args.sequences, squad),
-        Some(Lengths::Between(least, most)) => {
-            draw(args.sequences, |random| least + random.below(most - least + 1))
-        }
+        Some(Lengths::Between(least, most)) => draw(args.sequences, |share| {
+            least + ((share * (most - least + 1) as f64) as usize).min(most - least)
+        }),
     };
     match args.token_budget {
         None => Ok(lengths.chunks(args.batch).map(<[usize]>::to_vec).collect()),
@@ -70,14 +70,20 @@ pub(super) fn batches(args: &BenchArgs) -> Result<Vec<Vec<usize>>, Failure> {
     }
 }
 
-fn draw(count: usize, mut length: impl FnMut(&mut SplitMix64) -> usize) -> Vec<usize> {
+/// `count` lengths at shares spread evenly from 0 to 1, one in each part of `1 / count`, in random order: their mean is the
+/// distribution's, however few they are.
+fn draw(count: usize, length: impl Fn(f64) -> usize) -> Vec<usize> {
     let mut random = SplitMix64::new(SEED);
-    (0..count).map(|_| length(&mut random)).collect()
+    let mut lengths: Vec<usize> =
+        (0..count).map(|part| length((part as f64 + random.unit()) / count as f64)).collect();
+    for end in (1..count).rev() {
+        lengths.swap(end, random.below(end + 1));
+    }
+    lengths
 }
 
-/// A length from [`SQUAD`], straight lines between its points.
-fn squad(random: &mut SplitMix64) -> usize {
-    let share = random.unit();
+/// A length at a share of [`SQUAD`], straight lines between its points.
+fn squad(share: f64) -> usize {
     let between = |pair: &[(f64, f64)]| {
         let [(from, short), (to, long)] = *pair else { return None };
         (share <= to).then(|| short + (long - short) * (share - from) / (to - from))
@@ -142,11 +148,12 @@ mod tests {
 
     #[test]
     fn drawn_lengths_are_like_those_of_squad() {
-        let lengths = draw(20_000, squad);
+        let lengths = draw(2_000, squad);
         let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
-        assert!((mean - 177.0).abs() < 1.5, "{mean}");
+        assert!((mean - 177.0).abs() < 0.5, "{mean}");
+        assert!(!lengths.is_sorted());
         assert!(lengths.iter().all(|length| (40..=384).contains(length)));
-        assert_eq!(lengths[..50], draw(50, squad));
+        assert_eq!(lengths, draw(2_000, squad));
         let longest = lengths.iter().filter(|length| **length > 325).count() as f64;
         assert!((longest / lengths.len() as f64 - 0.03).abs() < 0.005);
     }
