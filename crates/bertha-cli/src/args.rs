@@ -285,6 +285,9 @@ pub(crate) struct BuildArgs {
     /// Leave out this pass of the compiler; may be given several times.
     #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(bertha::pass_names()))]
     pub(crate) without: Vec<String>,
+    /// Write what -vv prints as JSON: patches, what was nearly done, steps, kernels with their alternatives and times, memory.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) log: Option<PathBuf>,
     /// Follow this node of the source model to the step that computes it; may be given several times.
     #[arg(long, value_name = "NODE")]
     pub(crate) explain: Vec<String>,

@@ -98,6 +98,7 @@ impl Run<'_> {
                 patches.truncate(self.left);
                 if patches.is_empty() {
                     self.log.near_misses.extend(findings.near_misses);
+                    self.log.settled.extend(findings.settled);
                     break;
                 }
                 self.left -= patches.len();

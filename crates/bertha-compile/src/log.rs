@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// One patch that was applied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
     /// The pass that proposed it.
     pub pass: &'static str,
@@ -14,7 +16,7 @@ pub struct Event {
 }
 
 /// A place where a pass almost fired.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NearMiss {
     /// The pass.
     pub pass: &'static str,
@@ -25,12 +27,14 @@ pub struct NearMiss {
 }
 
 /// Everything that the passes did to one graph, in order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Log {
     /// Applied patches.
     pub events: Vec<Event>,
     /// Places where a pass almost fired, as of its last round.
     pub near_misses: Vec<NearMiss>,
+    /// Places where what a reader may look for was not done for a good reason.
+    pub settled: Vec<NearMiss>,
 }
 
 /// Source nodes that one line lists.
@@ -56,8 +60,8 @@ impl Log {
 }
 
 impl fmt::Display for Log {
-    /// A line with each pass's name, below it one line a patch: what was made, and of which source nodes; near misses
-    /// after them. What happened in every layer alike is told once, with the number of others, unless the alternate
+    /// A line with each pass's name, below it one line a patch: what was made, and of which source nodes; after them what
+    /// was left as it is, and near misses. What happened in every layer alike is told once, with the number of others, unless the alternate
     /// form (`{:#}`) is asked for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for pass in self.events.chunk_by(|a, b| a.pass == b.pass) {
@@ -68,17 +72,23 @@ impl fmt::Display for Log {
                 write_others(f, events.len() - 1)?;
             }
         }
-        if !self.near_misses.is_empty() {
-            writeln!(f, "almost:")?;
-        }
-        let alike = |miss: &NearMiss| without_numbers(&format!("{} {} {}", miss.pass, miss.node, miss.why));
-        for misses in grouped(&self.near_misses, alike, f.alternate()) {
-            let NearMiss { pass, node, why } = misses[0];
-            writeln!(f, "  {pass} at {node}: {why}")?;
-            write_others(f, misses.len() - 1)?;
-        }
-        Ok(())
+        write_places(f, "left as it is:", &self.settled)?;
+        write_places(f, "almost:", &self.near_misses)
     }
+}
+
+/// Places with what there is to say of them, under a heading where there are any.
+fn write_places(f: &mut fmt::Formatter<'_>, heading: &str, places: &[NearMiss]) -> fmt::Result {
+    if !places.is_empty() {
+        writeln!(f, "{heading}")?;
+    }
+    let alike = |miss: &NearMiss| without_numbers(&format!("{} {} {}", miss.pass, miss.node, miss.why));
+    for misses in grouped(places, alike, f.alternate()) {
+        let NearMiss { pass, node, why } = misses[0];
+        writeln!(f, "  {pass} at {node}: {why}")?;
+        write_others(f, misses.len() - 1)?;
+    }
+    Ok(())
 }
 
 /// Items that are alike together, in the order of the first of each group; every one by itself for `all`.
@@ -181,10 +191,11 @@ mod tests {
                 event("linear-activation", &["c"], "l.11/dense takes gelu as its epilogue"),
             ],
             near_misses: vec![NearMiss { pass: "attention", node: "x".into(), why: "reason".into() }],
+            settled: vec![NearMiss { pass: "residual", node: "n".into(), why: "done".into() }],
         };
         let text = log.to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 8, "{text}");
+        assert_eq!(lines.len(), 10, "{text}");
         assert_eq!(lines[0], "fold-constants:");
         assert!(lines[1].starts_with("  40 nodes become constants  <-  n0 n1"), "{text}");
         assert!(lines[1].ends_with("n11 and 28 more"), "{text}");
@@ -195,8 +206,9 @@ mod tests {
         assert_eq!(Names(&layers).to_string(), "e: layer.0/a layer.1/a");
         assert_eq!(lines[4].trim(), "and 1 more like it");
         assert!(lines[5].ends_with("<-  a b"), "{text}");
-        assert_eq!(lines[6..], ["almost:", "  attention at x: reason"]);
-        assert_eq!(format!("{log:#}").lines().count(), 8);
+        let ends = ["left as it is:", "  residual at n: done", "almost:", "  attention at x: reason"];
+        assert_eq!(lines[6..], ends);
+        assert_eq!(format!("{log:#}").lines().count(), 10);
         assert!(!format!("{log:#}").contains("like it"));
         assert_eq!(log.counts(), [("fold-constants", 1), ("linear-activation", 3)]);
         assert_eq!(log.explain("/l.0/act/Erf").count(), 1);

@@ -64,6 +64,7 @@ pub fn optimize_model_with(model: &Model, options: &Options) -> Result<(Model, L
         graph = without_unread_input(&optimized, ragged::TOKEN_TYPE_IDS)?;
         info.token_types = graph.find(ragged::TOKEN_TYPE_IDS).is_some();
     }
+    let graph = run.passes(&graph, passes::closing())?;
     Ok((Model { graph, info, tokenizer: model.tokenizer.clone() }, run.log))
 }
 

@@ -58,6 +58,8 @@ pub struct Findings {
     pub patches: Vec<Patch>,
     /// Places where the pattern almost matched.
     pub near_misses: Vec<NearMiss>,
+    /// Places where there is nothing to do, and why.
+    pub settled: Vec<NearMiss>,
 }
 
 /// Names of the source nodes that `nodes` stand for; a node without any gives its own name.

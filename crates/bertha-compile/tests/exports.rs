@@ -259,13 +259,14 @@ fn ragged_encoders_hold_nothing_but_encoder_operations() {
         let encoder = |op: &Op| {
             matches!(
                 op,
-                Op::EmbeddingSum
+                Op::EmbeddingLayerNorm { .. }
                     | Op::LayerNorm { .. }
                     | Op::Linear { .. }
                     | Op::RaggedAttention { .. }
                     | Op::Pool(_)
             )
         };
+        assert_eq!(count(&model.graph, |op| matches!(op, Op::EmbeddingLayerNorm { .. })), 1, "{name}");
         let others = count(&model.graph, |op| !encoder(op));
         // Start and end logits are columns of one product.
         assert_eq!(others, if name.contains("_qa_") { 2 } else { 0 }, "{name}: {ops:?}");

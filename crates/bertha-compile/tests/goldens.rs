@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use bertha_compile::passes::{portable, ragged};
+use bertha_compile::passes::{closing, portable, ragged};
 use bertha_compile::{Log, optimize_model, optimize_with};
 use bertha_graph::interp::{Interpreter, Precision};
 use bertha_graph::{
@@ -48,12 +48,15 @@ fn apply(name: &str, graph: &Graph) -> (Graph, Log) {
         assert_eq!(model.info.interface, Interface::Ragged, "{log}");
         return (model.graph, log);
     }
-    let pass = portable().iter().chain(ragged()).find(|pass| pass.name() == name);
+    let pass = portable().iter().chain(ragged()).chain(closing()).find(|pass| pass.name() == name);
     optimize_with(graph, &[*pass.unwrap_or_else(|| panic!("there is no pass `{name}`"))]).unwrap()
 }
 
 fn describe(graph: &Graph, log: &Log) -> String {
     let mut text = graph.to_text();
+    for place in &log.settled {
+        writeln!(text, "// settled at {}: {}", place.node, place.why).unwrap();
+    }
     for miss in &log.near_misses {
         writeln!(text, "// not at {}: {}", miss.node, miss.why).unwrap();
     }
@@ -83,7 +86,7 @@ fn passes_do_what_the_goldens_say() {
         }
         seen.push(name);
     }
-    for pass in portable().iter().chain(ragged()) {
+    for pass in portable().iter().chain(ragged()).chain(closing()) {
         assert!(seen.iter().any(|name| name == pass.name()), "{} has no golden", pass.name());
     }
 }

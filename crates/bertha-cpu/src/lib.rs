@@ -10,5 +10,6 @@ mod runtime;
 pub use generic::{TensorMut, TensorRef};
 pub use memory::Memory;
 pub use runtime::{
-    CpuModel, CpuSession, LowerError, OutputRef, PackedEntry, PackedStore, PackedWeight, RunError, StepTime,
+    CpuModel, CpuSession, LowerError, OutputRef, PackedEntry, PackedStore, PackedWeight, RunError, SlotPlan,
+    StepTime,
 };

@@ -73,7 +73,8 @@ fn encoder(seed: u64) -> Graph {
     let words = net.weight("words", &[VOCABULARY, HIDDEN]);
     let places = net.weight("places", &[512, HIDDEN]);
     let table = net.weight("relative", &[8, HEADS]);
-    let mut x = net.node("embed", Op::EmbeddingSum, &[ids, words, positions, places]);
+    let embeddings = [ids, words, positions, places];
+    let mut x = net.node("embed", Op::EmbeddingSum, &embeddings);
     for layer in 0..2 {
         let name = |part: &str| format!("{layer}.{part}");
         let plain = (Activation::None, None);
@@ -115,6 +116,14 @@ fn encoder(seed: u64) -> Graph {
         let unit = net.node(&format!("{kind:?}.unit"), Op::L2Normalize { epsilon: 1e-12 }, &[pooled]);
         outputs.push((format!("{kind:?}"), unit.unwrap()));
     }
+    // Normalised at once, as a product reads it.
+    let (gamma, beta) = (net.weight("embed.gamma", &[HIDDEN]), net.weight("embed.beta", &[HIDDEN]));
+    let fused = Op::EmbeddingLayerNorm { epsilon: 1e-5 };
+    let inputs: Vec<_> = embeddings.into_iter().chain([gamma, beta]).collect();
+    let normed = net.node("normed", fused, &inputs);
+    let product = net.linear("product", normed, (HIDDEN, 8), (Activation::None, None));
+    let pooled = net.node("product.first", Op::Pool(PoolKind::Cls), &[product, cu]);
+    outputs.push(("product".into(), pooled.unwrap()));
     net.graph.set_outputs(outputs).unwrap();
     net.graph
 }

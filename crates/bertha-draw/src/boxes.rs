@@ -228,6 +228,7 @@ fn kind(op: &Op) -> Kind {
         Op::LayerNorm { .. } | Op::L2Normalize { .. } => Kind::Norm,
         Op::Gelu(_) => Kind::Activation,
         Op::EmbeddingSum
+        | Op::EmbeddingLayerNorm { .. }
         | Op::Gather { .. }
         | Op::GatherElements { .. }
         | Op::GatherNd { .. }

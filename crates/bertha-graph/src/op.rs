@@ -206,6 +206,12 @@ pub enum Op {
     // ---- encoder operations ------------------------------------------------------------------------------------
     /// `ids, table, (ids, table).. -> y`: the sum of one row of each table: `[..] , [rows, hidden] -> [.., hidden]`.
     EmbeddingSum,
+    /// `ids, table, (ids, table).., gamma, beta -> y`: the embedding sum of the pairs, and the layer norm of its last dimension:
+    /// `gamma` and `beta` are `[hidden]`.
+    EmbeddingLayerNorm {
+        /// Added to the variance.
+        epsilon: f32,
+    },
     /// `x, weight, bias?, residual? -> y`: `activation(x * weight + bias) + residual`, over the last dimension of `x`.
     Linear {
         /// How the weight lies in memory.
@@ -458,6 +464,7 @@ impl Op {
             Op::Attention(_) => "attention",
             Op::If { .. } => "if",
             Op::EmbeddingSum => "embedding_sum",
+            Op::EmbeddingLayerNorm { .. } => "embedding_layer_norm",
             Op::Linear { .. } => "linear",
             Op::RaggedAttention { .. } => "ragged_attention",
             Op::Pool(_) => "pool",

@@ -546,6 +546,31 @@ fn a_tensor_made_twice_is_an_error_where_it_matters() {
 }
 
 #[test]
+fn a_model_too_large_to_write_copies_no_external_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut proto = decode(&chain());
+    let initializers = &mut proto.graph.as_mut().unwrap().initializer;
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+    let bytes = std::mem::take(&mut initializers[0].raw_data);
+    initializers[0].external_data = vec![entry("location", "weights.bin")];
+    initializers[0].data_location = 1;
+    std::fs::write(folder.path().join("weights.bin"), &bytes).unwrap();
+    let large = TensorData::from_vec(vec![4 << 20], vec![0f32; 4 << 20]).unwrap();
+    initializers.push(constant("large", large));
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, prost::Message::encode_to_vec(&proto)).unwrap();
+
+    let mut model = Model::open(&path).unwrap();
+    // Clones share the mapped bytes, so that 2 GiB of them take no memory.
+    let large = model.graph.initializer("large").unwrap().clone();
+    model.graph.initializers.extend(std::iter::repeat_n(large, 128));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let error = model.save(elsewhere.path().join("out.onnx")).unwrap_err().to_string();
+    assert!(error.contains("2 GiB"), "{error}");
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn external_data_stay_external_and_go_along() {
     let folder = tempfile::tempdir().unwrap();
     let mut proto = decode(&chain());

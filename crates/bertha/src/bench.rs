@@ -1,7 +1,9 @@
 //! Work to measure with: random token ids of given lengths, as the model takes them.
 
-use bertha_compile::cost;
-use bertha_graph::{Bindings, DType, Graph, Interface, Shape, SplitMix64, TensorData, TensorType};
+use std::time::Duration;
+
+use bertha_compile::{TacticTable, cost};
+use bertha_graph::{Bindings, DType, Graph, Interface, Op, Shape, SplitMix64, TensorData, TensorType};
 
 use crate::batch::RaggedBatch;
 use crate::engine::Engine;
@@ -15,6 +17,8 @@ pub struct Workload {
     graph: Graph,
     bindings: Bindings,
     sum_of_squares: f64,
+    /// Tokens of each sequence.
+    lengths: Vec<usize>,
 }
 
 enum Batch {
@@ -67,6 +71,43 @@ impl Workload {
         Ok(card.profile(&batch.as_inputs(), &[])?)
     }
 
+    /// The kernels that could run each step of `engine` on this CPU, with times for this batch on the session's threads. The
+    /// alternatives of those that run are timed until `budget` is used up.
+    ///
+    /// # Errors
+    /// When the engine cannot run the batch.
+    pub fn tactics(
+        &self,
+        engine: &Engine,
+        session: &mut Session,
+        budget: Duration,
+    ) -> Result<TacticTable, Error> {
+        let inputs = self.inputs(engine)?;
+        let steps = session.cpu.tactics(&named(&inputs), budget, &|node| self.node_flops(node))?;
+        let threads = session.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        Ok(TacticTable {
+            target: engine.cpu().isa().to_string(),
+            batch: format!("{}, {threads} thread{plural}", self.batch_in_words()),
+            steps,
+        })
+    }
+
+    /// `1 sequence of 128 tokens`, as [`TacticTable::batch`] says what it is for.
+    pub fn batch_in_words(&self) -> String {
+        let plural =
+            |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+        let tokens: usize = self.lengths.iter().sum();
+        match self.lengths.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|length| length == first) => {
+                format!("{} of {}", plural(self.lengths.len(), "sequence"), plural(*first, "token"))
+            }
+            _ => {
+                format!("{} of {} together", plural(self.lengths.len(), "sequence"), plural(tokens, "token"))
+            }
+        }
+    }
+
     /// Floating-point operations of its matrix products and attentions.
     pub fn flops(&self) -> f64 {
         cost::flops(&self.graph, &self.bindings, self.sum_of_squares)
@@ -115,6 +156,7 @@ pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<
             graph: engine.graph().clone(),
             bindings,
             sum_of_squares,
+            lengths: lengths.to_vec(),
         });
     }
     let inputs = padded_inputs(engine.graph(), &sequences)?;
@@ -123,7 +165,8 @@ pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<
         .map(|(_, data)| TensorType::new(data.dtype(), data.shape().iter().copied().collect::<Shape>()))
         .collect();
     let graph = engine.graph().specialize(&types)?;
-    Ok(Workload { batch: Batch::Dense(inputs), graph, bindings: Bindings::new(), sum_of_squares })
+    let (batch, lengths) = (Batch::Dense(inputs), lengths.to_vec());
+    Ok(Workload { batch, graph, bindings: Bindings::new(), sum_of_squares, lengths })
 }
 
 /// Rows of the first table that token ids look up, or a number that every vocabulary has.
@@ -131,8 +174,8 @@ fn vocabulary(graph: &Graph) -> usize {
     const SMALLEST: usize = 99;
     let tables = graph.nodes().iter().filter_map(|node| {
         let table = match node.op {
-            bertha_graph::Op::EmbeddingSum => node.inputs.get(1).copied().flatten(),
-            bertha_graph::Op::Gather { axis: 0 } => node.inputs.first().copied().flatten(),
+            Op::EmbeddingSum | Op::EmbeddingLayerNorm { .. } => node.inputs.get(1).copied().flatten(),
+            Op::Gather { axis: 0 } => node.inputs.first().copied().flatten(),
             _ => None,
         };
         let shape = &graph.tensor(table?).ty.shape;

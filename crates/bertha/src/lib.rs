@@ -51,9 +51,9 @@ mod session;
 
 pub use batch::RaggedBatch;
 pub use bertha_compile::passes::names as pass_names;
-pub use bertha_compile::{Precision, UnknownPrecision};
+pub use bertha_compile::{Log, Precision, StepTactics, Tactic, TacticTable, UnknownPrecision};
 pub use bertha_cpu::pool::Pool;
-pub use bertha_cpu::{OutputRef, StepTime, TensorRef, isa};
+pub use bertha_cpu::{OutputRef, SlotPlan, StepTime, TensorRef, isa};
 pub use bertha_cuda as cuda;
 pub use bertha_engine as engine_file;
 pub use bertha_graph as graph;

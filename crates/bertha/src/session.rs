@@ -16,7 +16,7 @@ use crate::gpu;
 /// on different threads.
 pub struct Session {
     info: Arc<ModelInfo>,
-    cpu: CpuSession,
+    pub(crate) cpu: CpuSession,
     padded: Option<Arc<PaddedModel>>,
     /// Runs of the padded form, once there was one.
     padded_cpu: Option<CpuSession>,

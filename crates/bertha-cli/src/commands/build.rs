@@ -6,7 +6,7 @@ use std::time::Instant;
 use bertha::cuda::{Arch, driver::Device};
 use bertha::{Engine, Options, Precision};
 
-use super::Failure;
+use super::{Failure, plan};
 use crate::args::{BuildArgs, Target};
 use crate::explain;
 use crate::output;
@@ -53,12 +53,18 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
         let last = engine.log().events.last().map_or("none", |event| event.what.as_str());
         output::line(format!("{applied} patches applied of at most {limit}, the last: {last}"))?;
     }
+    let mut plan = None;
+    if let Some(path) = &args.log {
+        let plan = plan.insert(plan::plan_of(&engine)?);
+        plan::write(path, &engine, plan)?;
+    }
     match verbose {
         0 => {}
         1 => output::line(engine.log().to_string().trim_end())?,
         _ => {
             output::line(format!("{:#}", engine.log()).trim_end())?;
-            print_plan(&engine)?;
+            let plan = plan.map_or_else(|| plan::plan_of(&engine), Ok)?;
+            plan::print(&plan)?;
         }
     }
     let size = output::bytes(std::fs::metadata(&target).map_or(0, |file| file.len()));
@@ -110,21 +116,4 @@ fn default_output(model: &std::path::Path) -> PathBuf {
     let mut name = name.unwrap_or("model".as_ref()).to_owned();
     name.push(".bertha");
     PathBuf::from(name)
-}
-
-/// The kernel of every step, and the memory of a run.
-fn print_plan(engine: &Engine) -> Result<(), Failure> {
-    let (Some(steps), Some(slots)) = (engine.cpu().steps(), engine.cpu().memory_plan()) else {
-        return output::line(
-            "steps: planned for each input shape, since the graph computes shapes of its own",
-        );
-    };
-    output::line(format!("steps ({}):", steps.len()))?;
-    let mut table = output::table(&[]);
-    for (node, kernel) in steps {
-        table.add_row([format!("  {kernel}"), node]);
-    }
-    output::print_table(table, [])?;
-    output::line(format!("memory of a run, bytes in {} slots that steps share:", slots.len()))?;
-    slots.iter().try_for_each(|slot| output::line(format!("  {slot}")))
 }

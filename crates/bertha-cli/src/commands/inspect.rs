@@ -209,7 +209,10 @@ fn report(engine: &Engine, file: Option<FileReport>) -> Result<Report<'_>, Failu
             precision: engine.precision(),
             rounding_error: engine.rounding_error().cloned(),
             packed_bytes: engine.cpu().packed().bytes(),
-            memory: engine.cpu().memory_plan(),
+            memory: engine
+                .cpu()
+                .memory_plan()
+                .map(|slots| slots.into_iter().map(|slot| slot.bytes).collect()),
             steps: engine.cpu().steps().map(|steps| steps.len()),
         },
         file,

@@ -23,6 +23,7 @@ pub(crate) mod tokenize;
 
 mod fusions;
 mod onnxruntime;
+mod plan;
 
 use std::path::Path;
 

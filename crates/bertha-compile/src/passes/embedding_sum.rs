@@ -26,7 +26,7 @@ impl Pass for EmbeddingSum {
             Op::EmbeddingSum => single_row(graph, id).or_else(|| in_order(graph, id)),
             _ => None,
         });
-        Findings { patches: patches.collect(), near_misses: Vec::new() }
+        Findings { patches: patches.collect(), ..Findings::default() }
     }
 }
 

@@ -34,7 +34,7 @@ impl Pass for Expansions {
             }
             _ => None,
         });
-        Findings { patches: patches.collect(), near_misses: Vec::new() }
+        Findings { patches: patches.collect(), ..Findings::default() }
     }
 }
 

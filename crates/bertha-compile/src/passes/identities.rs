@@ -21,7 +21,7 @@ impl Pass for Identities {
 
     fn find(&self, graph: &Graph, _uses: &Uses) -> Findings {
         let patches = graph.node_ids().filter_map(|id| identity(graph, id)).collect();
-        Findings { patches, near_misses: Vec::new() }
+        Findings { patches, ..Findings::default() }
     }
 }
 

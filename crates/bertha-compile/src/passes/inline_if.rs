@@ -24,7 +24,7 @@ impl Pass for InlineIf {
 
     fn find(&self, graph: &Graph, _uses: &Uses) -> Findings {
         let patches = graph.node_ids().filter_map(|id| inlined(graph, id)).collect();
-        Findings { patches, near_misses: Vec::new() }
+        Findings { patches, ..Findings::default() }
     }
 }
 

@@ -4,6 +4,7 @@ mod activations;
 mod attention;
 mod attention_heads;
 mod common_subexpressions;
+mod embedding_layer_norm;
 mod embedding_sum;
 mod expansions;
 mod fold_constants;
@@ -18,6 +19,7 @@ mod matmul_linear;
 mod packed_qkv;
 mod pick;
 mod pooled_rows;
+mod residual_layer_norm;
 mod transposes;
 
 use crate::driver::Pass;
@@ -68,6 +70,8 @@ pub fn ragged() -> &'static [&'static dyn Pass] {
         &identities::Identities,
         // Needs ids of one shape, which padded graphs do not have.
         &embedding_sum::EmbeddingSum,
+        // Needs the sum.
+        &embedding_layer_norm::EmbeddingLayerNorm,
         &packed_qkv::PackedQkv,
         &pooled_rows::PooledRows,
         // Last: equal constants of all passes become one.
@@ -75,11 +79,16 @@ pub fn ragged() -> &'static [&'static dyn Pass] {
     ]
 }
 
+/// What looks at the graph that runs, padded or ragged, after all other passes.
+pub fn closing() -> &'static [&'static dyn Pass] {
+    &[&residual_layer_norm::ResidualLayerNorm]
+}
+
 /// Names of all passes, each once, in the order of their first turn; the rewriting of padded graphs to ragged ones too.
 pub fn names() -> Vec<&'static str> {
     let mut names: Vec<&'static str> = Vec::new();
     let order = portable().iter().map(|pass| pass.name()).chain([crate::ragged::NAME]);
-    for name in order.chain(ragged().iter().map(|pass| pass.name())) {
+    for name in order.chain(ragged().iter().chain(closing()).map(|pass| pass.name())) {
         if !names.contains(&name) {
             names.push(name);
         }

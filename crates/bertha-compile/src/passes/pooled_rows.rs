@@ -26,7 +26,7 @@ impl Pass for PooledRows {
             Op::Pool(PoolKind::Cls | PoolKind::LastToken) => before(graph, uses, (id, node)),
             _ => None,
         });
-        Findings { patches: patches.collect(), near_misses: Vec::new() }
+        Findings { patches: patches.collect(), ..Findings::default() }
     }
 }
 

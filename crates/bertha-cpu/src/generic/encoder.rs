@@ -4,7 +4,7 @@ use bertha_graph::{Activation, PoolKind, RelativeBuckets, WeightLayout};
 
 use super::error::{Fault, Outcome, fault};
 use super::nest::{Nest, Small};
-use super::norm::dot;
+use super::norm::{dot, normalize};
 use super::number::{Arith, Float, Number, Real, with_float};
 use super::operands::{Ints, Operands, expect_shape, matrix};
 use super::reduce::softmax_of;
@@ -14,6 +14,32 @@ use super::unary::{gelu_erf, gelu_tanh, sigmoid};
 
 /// The sum of one row of each table. Ids of several tables broadcast.
 pub(super) fn embedding_sum(operands: Operands, y: &mut TensorMut, scratch: &mut Scratch) -> Outcome {
+    embeddings(operands, None, y, scratch)
+}
+
+/// The layer norm of the sum of one row of each table; gamma and beta are the last operands.
+pub(super) fn embedding_layer_norm(
+    epsilon: f32,
+    operands: Operands,
+    y: &mut TensorMut,
+    scratch: &mut Scratch,
+) -> Outcome {
+    let pairs = operands.0.len().saturating_sub(2);
+    let (gamma, beta) =
+        (operands.typed(pairs, "gamma", y.dtype)?, operands.typed(pairs + 1, "beta", y.dtype)?);
+    let hidden = y.shape.last().map_or(&[][..], std::slice::from_ref);
+    expect_shape(gamma, "gamma", hidden)?;
+    expect_shape(beta, "beta", hidden)?;
+    embeddings(Operands(&operands.0[..pairs]), Some((gamma, beta, epsilon)), y, scratch)
+}
+
+/// The sum of one row of each table, normalised with gamma, beta and epsilon where they are given.
+fn embeddings(
+    operands: Operands,
+    norm: Option<(TensorRef, TensorRef, f32)>,
+    y: &mut TensorMut,
+    scratch: &mut Scratch,
+) -> Outcome {
     if operands.0.is_empty() || !operands.0.len().is_multiple_of(2) {
         return fault!("{} operands, expected pairs of ids and table", operands.0.len());
     }
@@ -46,7 +72,17 @@ pub(super) fn embedding_sum(operands: Operands, y: &mut TensorMut, scratch: &mut
                 T::widen_all(&table.slice()[first * hidden..(first + 1) * hidden], row);
                 sums.iter_mut().zip(&*row).for_each(|(sum, x)| *sum = sum.plus(*x));
             }
-            T::narrow_all(sums, &mut y.slice()[token * hidden..(token + 1) * hidden]);
+            let y = &mut y.slice()[token * hidden..(token + 1) * hidden];
+            match norm {
+                None => T::narrow_all(sums, y),
+                Some((gamma, beta, epsilon)) => {
+                    normalize(sums, epsilon);
+                    let affine = gamma.slice::<T>().iter().zip(beta.slice::<T>());
+                    for (y, (x, (gamma, beta))) in y.iter_mut().zip(sums.iter().zip(affine)) {
+                        *y = T::narrow(x.times(gamma.widen()).plus(beta.widen()));
+                    }
+                }
+            }
         }
         Ok::<(), Fault>(())
     })

@@ -132,6 +132,7 @@ fn run_single(op: &Op, operands: Operands, y: &mut TensorMut, scratch: &mut Scra
             )
         }
         Op::EmbeddingSum => encoder::embedding_sum(operands, y, scratch),
+        Op::EmbeddingLayerNorm { epsilon } => encoder::embedding_layer_norm(*epsilon, operands, y, scratch),
         Op::Linear { layout, activation } => encoder::linear(*layout, *activation, operands, y, scratch),
         Op::RaggedAttention { heads, scale, relative } => {
             let (heads, scale, relative) = (*heads, *scale, *relative);

@@ -56,7 +56,7 @@ pub(super) fn layer_norm(
 }
 
 /// Mean and inverse deviation of a row, which is normalised in place. Two passes: no cancellation.
-fn normalize<W: Real>(row: &mut [W], epsilon: f32) -> (W, W) {
+pub(super) fn normalize<W: Real>(row: &mut [W], epsilon: f32) -> (W, W) {
     let width = W::from_f64(row.len() as f64);
     let mean = sum(row).over(width);
     let mut squares = W::ZERO;

@@ -2,10 +2,14 @@
 //!
 //! All are bound by memory: one load per value and table, one store.
 
+use half::bf16;
+
 use super::context::Context;
+use super::gemm::RoundRow;
 use super::norm::{LayerNorm, LayerNormRow};
 use super::simd::{Simd, SimdOp};
 use super::views::{CuSeqlens, Rows, RowsMut};
+use crate::pool::Disjoint;
 
 /// Row numbers from user data.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,23 @@ pub fn embedding_sum(
     norm: Option<&LayerNorm<'_>>,
     out: RowsMut<'_>,
 ) -> Result<(), IdError> {
+    embedding_rounded(ctx, lookups, norm, out, None)
+}
+
+/// As [`embedding_sum`], and the result once more in `rounded`, for products that take bf16.
+///
+/// # Errors
+/// As [`embedding_sum`].
+///
+/// # Panics
+/// As [`embedding_sum`], and with `rounded` where the CPU has no bf16 instructions.
+pub fn embedding_rounded(
+    ctx: &mut Context,
+    lookups: &[Lookup<'_>],
+    norm: Option<&LayerNorm<'_>>,
+    out: RowsMut<'_>,
+    rounded: Option<RowsMut<'_, bf16>>,
+) -> Result<(), IdError> {
     for (index, lookup) in lookups.iter().enumerate() {
         assert_eq!(lookup.table.cols, out.cols, "tables have the result's columns");
         assert!(lookup.ids.len() == out.rows || lookup.ids.len() == 1, "one id per token, or one for all");
@@ -97,6 +118,11 @@ pub fn embedding_sum(
     if let Some(norm) = norm {
         norm.check(out.cols);
     }
+    if let Some(rounded) = &rounded {
+        rounded.check();
+        assert_eq!((out.rows, out.cols), (rounded.rows, rounded.cols), "both results have the same shape");
+    }
+    let rounded = rounded.map(|rounded| (rounded.stride, rounded.cols, Disjoint::new(rounded.data)));
     let isa = ctx.isa;
     ctx.for_row_blocks(out, |first, mut block| {
         for row in 0..block.rows {
@@ -111,6 +137,11 @@ pub fn embedding_sum(
             }
             if let Some(norm) = norm {
                 isa.run(LayerNormRow { norm, x: None, residual: None, out });
+            }
+            if let Some((stride, cols, rounded)) = &rounded {
+                // SAFETY: rows do not overlap, and every row belongs to one block.
+                let to = unsafe { rounded.slice((first + row) * stride, *cols) };
+                isa.run_bf16(RoundRow { from: out, to });
             }
         }
     });

@@ -121,17 +121,44 @@ pub(super) fn embedding_sum(
     operands: &Operands<'_>,
     y: &mut TensorMut<'_>,
 ) -> Result<(), Refusal> {
-    let mut lookups: SmallVec<[Lookup<'_>; 4]> = SmallVec::new();
-    for pair in 0..operands.len() / 2 {
-        let (ids, table) = (operand(operands, 2 * pair)?, operand(operands, 2 * pair + 1)?);
+    let lookups = lookups(operands)?;
+    tokens::embedding_sum(context, &lookups, None, rows_mut(y)?).map_err(no_such_row)
+}
+
+/// Also writes the result rounded, where a program wants that beside it.
+pub(super) fn embedding_layer_norm(
+    context: &mut Context,
+    operands: &Operands<'_>,
+    epsilon: f32,
+    results: &mut [Option<TensorMut<'_>>],
+) -> Result<(), Refusal> {
+    let (y, rounded) = match results {
+        [Some(y)] => (y, None),
+        [Some(y), rounded] => (y, rounded.as_mut()),
+        _ => return Ok(()),
+    };
+    let pairs = operands.len().saturating_sub(2);
+    let lookups = lookups(&operands[..pairs])?;
+    let (gamma, beta) = (operand(operands, pairs)?, operand(operands, pairs + 1)?);
+    let norm = LayerNorm { gamma: floats(&gamma)?, beta: floats(&beta)?, eps: epsilon };
+    let rounded = rounded.map(|rounded| bf16_rows_mut(rounded)).transpose()?;
+    tokens::embedding_rounded(context, &lookups, Some(&norm), rows_mut(y)?, rounded).map_err(no_such_row)
+}
+
+fn lookups<'a>(pairs: &Operands<'a>) -> Result<SmallVec<[Lookup<'a>; 4]>, String> {
+    let mut lookups = SmallVec::new();
+    for pair in 0..pairs.len() / 2 {
+        let (ids, table) = (operand(pairs, 2 * pair)?, operand(pairs, 2 * pair + 1)?);
         let ids = Ids::I32(bytemuck::cast_slice(ids.bytes));
         lookups.push(Lookup { table: rows(&table)?, ids });
     }
-    tokens::embedding_sum(context, &lookups, None, rows_mut(y)?).map_err(|error| {
-        let IdError { table, position, id, rows } = error;
-        let why = format!("{id} at position {position} is not one of the {rows} rows of its table");
-        Refusal { why, operand: Some(2 * table) }
-    })
+    Ok(lookups)
+}
+
+fn no_such_row(error: IdError) -> Refusal {
+    let IdError { table, position, id, rows } = error;
+    let why = format!("{id} at position {position} is not one of the {rows} rows of its table");
+    Refusal { why, operand: Some(2 * table) }
 }
 
 /// Also writes the result rounded, where a program wants that beside it.

@@ -142,6 +142,9 @@ fn dispatch(
     if let Kernel::LayerNorm { epsilon } = kernel {
         return encoder::layer_norm(context, operands, *epsilon, results).map_err(Refusal::from);
     }
+    if let Kernel::EmbeddingLayerNorm { epsilon } = kernel {
+        return encoder::embedding_layer_norm(context, operands, *epsilon, results);
+    }
     let Some(Some(y)) = results.first_mut() else { return Ok(()) };
     let result = match kernel {
         Kernel::EmbeddingSum => return encoder::embedding_sum(context, operands, y),
@@ -160,9 +163,11 @@ fn dispatch(
         Kernel::Softmax => encoder::softmax(context, operands, y),
         Kernel::Pool(kind) => encoder::pool(context, operands, *kind, y),
         Kernel::L2Normalize { epsilon } => encoder::l2_normalize(context, operands, *epsilon, y),
-        Kernel::LayerNorm { .. } | Kernel::Generic(_) | Kernel::Plugin(_) | Kernel::If { .. } => {
-            Err("not a kernel of one result".into())
-        }
+        Kernel::LayerNorm { .. }
+        | Kernel::EmbeddingLayerNorm { .. }
+        | Kernel::Generic(_)
+        | Kernel::Plugin(_)
+        | Kernel::If { .. } => Err("not a kernel of one result".into()),
     };
     result.map_err(Refusal::from)
 }

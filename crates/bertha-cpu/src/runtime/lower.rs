@@ -62,6 +62,7 @@ impl Kind {
             Kernel::Linear { weight, .. } if weight.desc().dtype == PackedType::Bf16 => Kind::LinearBf16,
             Kernel::Linear { .. } => Kind::Linear,
             Kernel::EmbeddingSum
+            | Kernel::EmbeddingLayerNorm { .. }
             | Kernel::LayerNorm { .. }
             | Kernel::RaggedAttention { .. }
             | Kernel::Pool(_) => Kind::Strided,
@@ -148,7 +149,9 @@ impl<'a> Lowering<'a> {
         let resolve = node.outputs.iter().flatten().any(|id| !self.is_static(*id)).then(|| node.op.clone());
         let mut outputs: Vec<_> =
             node.outputs.iter().map(|output| output.map(|id| self.write(id, step))).collect();
-        if let (Kernel::LayerNorm { .. }, [Some(y)]) = (&kernel, node.outputs.as_slice()) {
+        if let (Kernel::LayerNorm { .. } | Kernel::EmbeddingLayerNorm { .. }, [Some(y)]) =
+            (&kernel, node.outputs.as_slice())
+        {
             outputs.extend(self.write_rounded(*y, step).map(Some));
         }
         let needed_by = self.needed_by[id.index()];
@@ -181,7 +184,12 @@ impl<'a> Lowering<'a> {
             node.inputs.iter().chain(&node.outputs).flatten().all(|id| self.graph.dtype(*id) == DType::F32);
         let first = node.inputs.first().copied().flatten().map(|id| self.graph.tensor(id));
         let kernel = match &node.op {
-            Op::EmbeddingSum if self.embedding_is_f32_i32(node) => Kernel::EmbeddingSum,
+            Op::EmbeddingSum if self.embedding_is_f32_i32(&node.inputs) => Kernel::EmbeddingSum,
+            Op::EmbeddingLayerNorm { epsilon }
+                if self.embedding_is_f32_i32(&node.inputs[..node.inputs.len().saturating_sub(2)]) =>
+            {
+                Kernel::EmbeddingLayerNorm { epsilon: *epsilon }
+            }
             Op::LayerNorm { axis, epsilon } if f32s && is_last_axis(*axis, first) && is_plain_norm(node) => {
                 Kernel::LayerNorm { epsilon: *epsilon }
             }
@@ -309,8 +317,8 @@ impl<'a> Lowering<'a> {
         node.inputs.iter().flatten().all(|id| self.graph.tensor(*id).ty.shape.rank() >= 2)
     }
 
-    fn embedding_is_f32_i32(&self, node: &Node) -> bool {
-        node.inputs.chunks(2).all(|pair| match pair {
+    fn embedding_is_f32_i32(&self, pairs: &[Option<TensorId>]) -> bool {
+        pairs.chunks(2).all(|pair| match pair {
             [Some(ids), Some(table)] => {
                 self.graph.dtype(*ids) == DType::I32 && self.graph.dtype(*table) == DType::F32
             }

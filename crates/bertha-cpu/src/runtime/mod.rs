@@ -12,9 +12,10 @@ mod model;
 mod packed;
 mod program;
 mod session;
+mod tactics;
 mod workspace;
 
 pub use error::{LowerError, RunError};
-pub use model::CpuModel;
+pub use model::{CpuModel, SlotPlan};
 pub use packed::{PackedEntry, PackedStore, PackedWeight};
 pub use session::{CpuSession, OutputRef, StepTime};

@@ -10,7 +10,7 @@ use bertha_graph::{Graph, Op, Shape, TensorType};
 use super::error::{LowerError, RunError};
 use super::lower::lower;
 use super::packed::PackedStore;
-use super::program::Program;
+use super::program::{Place, Program};
 use super::session::CpuSession;
 use crate::generic::TensorRef;
 use crate::isa::Isa;
@@ -20,6 +20,15 @@ const KEPT_PROGRAMS: usize = 64;
 
 /// The shapes of all inputs, and the program for them.
 type Specialized = (Vec<Vec<usize>>, Arc<Program>);
+
+/// A piece of memory that tensors share which are never needed at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SlotPlan {
+    /// Its size in bytes, as a function of the batch.
+    pub bytes: String,
+    /// The tensors that lie in it, in the order in which they are written.
+    pub tensors: Vec<String>,
+}
 
 /// A graph with its packed weights on one instruction-set tier. Immutable but for its cache of programs; share it
 /// in an [`Arc`].
@@ -77,18 +86,19 @@ impl CpuModel {
         CpuSession::new(self.clone(), threads)
     }
 
-    /// How many slots of memory a run uses and how large each must be, one line a slot, as functions of the batch;
-    /// `None` for a model that is planned anew for each input shape.
-    pub fn memory_plan(&self) -> Option<Vec<String>> {
+    /// The slots of memory that a run uses; `None` for a model that is planned anew for each input shape.
+    pub fn memory_plan(&self) -> Option<Vec<SlotPlan>> {
         let program = self.direct.as_ref()?;
-        let line = |sizes: &Vec<bertha_graph::Dim>| {
+        let slot = |(slot, sizes): (usize, &Vec<bertha_graph::Dim>)| {
             let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
-            match sizes.as_slice() {
+            let bytes = match sizes.as_slice() {
                 [size] => size.clone(),
                 sizes => format!("max({})", sizes.join(", ")),
-            }
+            };
+            let here = program.tensors.iter().filter(|tensor| tensor.place == Place::Slot(slot));
+            SlotPlan { bytes, tensors: here.map(|tensor| tensor.name.clone()).collect() }
         };
-        Some(program.slot_sizes.iter().map(line).collect())
+        Some(program.slot_sizes.iter().enumerate().map(slot).collect())
     }
 
     /// The kernel of every step, in order, with the node that it computes; `None` as for [`Self::memory_plan`].

@@ -81,6 +81,12 @@ impl PackedStore {
         Ok(PackedStore { precision, ..Self::new(isa) })
     }
 
+    /// A store of its own with the weights that are packed by now; none is copied.
+    pub(super) fn shared(&self) -> Self {
+        let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        PackedStore { isa: self.isa, precision: self.precision, packed: Mutex::new(packed) }
+    }
+
     /// The precision that products with the weights multiply in.
     pub fn precision(&self) -> Precision {
         self.precision

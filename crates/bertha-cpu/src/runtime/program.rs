@@ -7,7 +7,9 @@ use bertha_graph::{
 
 use super::dims::{CompiledDim, Symbols};
 use super::packed::PackedWeight;
+use crate::isa::Tier;
 use crate::kernels::elementwise::{BinaryOp, UnaryOp};
+use crate::kernels::registry::{KERNELS, KernelKind};
 
 /// Index of a tensor within its program.
 pub(crate) type TensorIndex = usize;
@@ -24,6 +26,37 @@ pub(crate) struct Program {
     /// Sizes that each slot must have room for, for people.
     pub(crate) slot_sizes: Vec<Vec<bertha_graph::Dim>>,
     pub(crate) symbols: Symbols,
+}
+
+impl Program {
+    /// The name of the kernel that runs a step on a tier, as the registry has it; for ops without vector kernels, the op's.
+    pub(crate) fn implementation(&self, step: &Step, tier: Tier) -> String {
+        let first = step.inputs.first().copied().flatten();
+        let dtype = first.and_then(|index| self.tensors.get(index)).map(|tensor| tensor.dtype);
+        let kind = match &step.kernel {
+            Kernel::Linear { weight, .. } => return weight.desc().kernel_name(),
+            Kernel::EmbeddingSum | Kernel::EmbeddingLayerNorm { .. } => KernelKind::EmbeddingSum,
+            Kernel::LayerNorm { .. } => KernelKind::LayerNorm,
+            Kernel::MatMul => KernelKind::Matmul,
+            Kernel::Conv { .. } => KernelKind::Conv,
+            Kernel::DepthwiseConv(_) => KernelKind::DepthwiseConv,
+            Kernel::RaggedAttention { .. } | Kernel::Attention(_) => KernelKind::Attention,
+            Kernel::Function(_) => KernelKind::Unary,
+            Kernel::Arithmetic { .. } => KernelKind::Binary,
+            Kernel::Softmax => KernelKind::Softmax,
+            Kernel::Pool(PoolKind::WeightedMean) => return "plain-f32-weighted-mean".into(),
+            Kernel::Pool(_) => KernelKind::PoolSequences,
+            Kernel::L2Normalize { .. } => KernelKind::L2Normalize,
+            Kernel::Plugin(plugin) => return format!("plugin {}", plugin.def().name()),
+            Kernel::Generic(op) => return format!("plain-{}", op.mnemonic()),
+            Kernel::If { .. } => return "if".into(),
+        };
+        let of_bf16 = kind == KernelKind::Attention && dtype == Some(DType::BF16);
+        let found = KERNELS
+            .iter()
+            .find(|kernel| (kernel.kind, kernel.tier, kernel.dtype == "bf16") == (kind, tier, of_bf16));
+        found.map_or_else(|| step.kernel.name().to_owned(), |kernel| kernel.name.to_owned())
+    }
 }
 
 /// Type and place of a tensor.
@@ -96,6 +129,8 @@ pub(crate) struct Step {
 pub(crate) enum Kernel {
     /// `ids, table, (ids, table).. -> y`.
     EmbeddingSum,
+    /// `ids, table, (ids, table).., gamma, beta -> y, y as bf16?`.
+    EmbeddingLayerNorm { epsilon: f32 },
     /// `x, gamma, beta? -> y`.
     LayerNorm { epsilon: f32 },
     /// `x, bias?, residual? -> y` with a packed weight.
@@ -144,6 +179,7 @@ impl Kernel {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Kernel::EmbeddingSum => "embedding_sum",
+            Kernel::EmbeddingLayerNorm { .. } => "embedding_layer_norm",
             Kernel::LayerNorm { .. } => "layer_norm",
             Kernel::Linear { .. } => "linear",
             Kernel::MatMul => "matmul",

@@ -72,6 +72,11 @@ impl CpuSession {
         &self.model
     }
 
+    /// Tier, threads and scratch.
+    pub(super) fn context(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
     /// Threads that a run uses, the caller included.
     pub fn threads(&self) -> usize {
         self.context.threads()

@@ -34,6 +34,20 @@ proptest! {
     }
 
     #[test]
+    fn embedding_layer_norm(seed: u64) {
+        let mut random = Random::new(seed);
+        let dtype = random.pick(&FLOATS);
+        let (ids_shape, hidden) = (random.shape(2), random.dim());
+        let tables: Vec<TensorData> = (0..1 + random.below(3)).map(|_| random.tensor(dtype, &[7, hidden])).collect();
+        let ids: Vec<TensorData> =
+            tables.iter().map(|_| random.within(DType::I64, &ids_shape, 0, 6)).collect();
+        let (gamma, beta) = (random.tensor(dtype, &[hidden]), random.tensor(dtype, &[hidden]));
+        let pairs = ids.iter().zip(&tables).flat_map(|(ids, table)| [ids, table]);
+        let inputs: Vec<&TensorData> = pairs.chain([&gamma, &beta]).collect();
+        check_all(&Op::EmbeddingLayerNorm { epsilon: 1e-3 }, &inputs);
+    }
+
+    #[test]
     fn linear(seed: u64) {
         let mut random = Random::new(seed);
         let dtype = random.pick(&FLOATS);

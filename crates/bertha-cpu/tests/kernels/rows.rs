@@ -4,8 +4,11 @@ use bertha_cpu::isa::Isa;
 use bertha_cpu::kernels::elementwise::{BinaryOp, Right, binary};
 use bertha_cpu::kernels::norm::{LayerNorm, l2_normalize, layer_norm};
 use bertha_cpu::kernels::softmax::softmax;
-use bertha_cpu::kernels::tokens::{Ids, Lookup, Pooling, embedding_sum, gather_rows, pool_sequences};
+use bertha_cpu::kernels::tokens::{
+    Ids, Lookup, Pooling, embedding_rounded, embedding_sum, gather_rows, pool_sequences,
+};
 use bertha_cpu::kernels::{Context, CuSeqlens, Rows, RowsMut};
+use half::bf16;
 
 use crate::common::{ROUND, Rng, assert_close, context};
 
@@ -213,6 +216,30 @@ pub(crate) fn embedding_sums(isa: Isa) {
                 .expect("in range");
             layer_norm(&mut ctx, &norm, None, None, RowsMut::new(&mut out, tokens, cols));
             assert!(fused.iter().zip(&out).all(|(a, b)| a.to_bits() == b.to_bits()), "fused norm");
+            for (t, row) in fused.chunks(cols).enumerate() {
+                let of = |table: &[f32], row: usize, c: usize| f64::from(table[row * cols + c]);
+                let sum = |c| of(&words, ids[t] as usize, c) + of(&positions, t, c) + of(&kinds, 1, c);
+                let sums: Vec<f64> = (0..cols).map(sum).collect();
+                let want = layer_norm_f64(&sums, &gamma, &beta, norm.eps);
+                // Rounding the sums costs as much more as they are large beside their deviation.
+                let mean = sums.iter().sum::<f64>() / cols as f64;
+                let variance = sums.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / cols as f64;
+                let largest = sums.iter().fold(0f64, |most, x| most.max(x.abs()));
+                let ratio = largest / (variance + 1e-12).sqrt();
+                for (c, (got, want)) in row.iter().zip(want).enumerate() {
+                    let what = || format!("{cols} columns, token {t}, column {c}");
+                    assert_close(*got, want, ROUND * (16.0 + 8.0 * ratio), &what);
+                }
+            }
+            if isa.has_bf16() {
+                let mut whole = vec![0.0; tokens * cols];
+                let mut rounded = vec![bf16::ZERO; tokens * cols];
+                let half = RowsMut { data: &mut rounded, rows: tokens, cols, stride: cols };
+                let full = RowsMut::new(&mut whole, tokens, cols);
+                embedding_rounded(&mut ctx, &lookups, Some(&norm), full, Some(half)).expect("in range");
+                assert_eq!(whole, fused);
+                assert!(rounded.iter().zip(&fused).all(|(a, b)| *a == bf16::from_f32(*b)), "rounded");
+            }
         }
     }
     let mut ctx = context(isa, 1);

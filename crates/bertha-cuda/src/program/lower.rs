@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bertha_compile::memory::Buffer;
 use bertha_compile::{Precision, Uses};
 use bertha_graph::{
-    DType, Dim, Graph, Node, NodeId, Op, Origin, RelativeBuckets, Shape, TensorId, UnaryOp, WeightLayout,
+    DType, Dim, Graph, Node, Op, Origin, RelativeBuckets, Shape, TensorId, UnaryOp, WeightLayout,
 };
 
 use super::generate;
@@ -30,10 +30,7 @@ pub(crate) fn lower(graph: &Graph, precision: Precision) -> Result<Program, Lowe
     let mut unsupported = Vec::new();
     // What cannot be computed for want of a kernel further up is not the node's own fault.
     let mut missing: HashSet<TensorId> = HashSet::new();
-    for (id, node) in graph.node_ids().zip(graph.nodes()) {
-        if lowering.done.contains(&id) {
-            continue;
-        }
+    for node in graph.nodes() {
         let is_missing = node.inputs.iter().flatten().any(|id| missing.contains(id));
         let lowered = if is_missing { Ok(()) } else { lowering.lower_node(node) };
         if is_missing || lowered.is_err() {
@@ -67,8 +64,6 @@ pub(super) struct Lowering<'a> {
     buffers: Vec<Buffer>,
     /// Pairs of a tensor and another that is a view of it.
     views: Vec<(TensorIndex, TensorIndex)>,
-    /// Nodes that an earlier step has taken in.
-    done: Vec<NodeId>,
     /// Tensors that were converted to another type, with the results.
     casts: HashMap<(TensorIndex, Storage), TensorIndex>,
 }
@@ -86,7 +81,6 @@ impl<'a> Lowering<'a> {
             buffer_of: HashMap::new(),
             buffers: Vec::new(),
             views: Vec::new(),
-            done: Vec::new(),
             casts: HashMap::new(),
         };
         for id in graph.inputs() {
@@ -116,7 +110,8 @@ impl<'a> Lowering<'a> {
             return self.alias(*x, *y);
         }
         let step = match &node.op {
-            Op::EmbeddingSum => self.embedding(node, *y)?,
+            Op::EmbeddingSum => self.embedding(node, *y, None)?,
+            Op::EmbeddingLayerNorm { epsilon } => self.embedding(node, *y, Some(*epsilon))?,
             Op::LayerNorm { axis, epsilon } => self.layer_norm(node, *y, *axis, *epsilon)?,
             Op::Linear { layout, activation } => self.linear(node, *y, *layout, *activation)?,
             Op::MatMul if self.is_constant(node, 1) => {
@@ -164,10 +159,13 @@ impl<'a> Lowering<'a> {
 
     // ---- the ops -----------------------------------------------------------------------------------------------
 
-    fn embedding(&mut self, node: &Node, y: TensorId) -> Lowered<CudaStep> {
+    /// With the epsilon of a layer norm, whose gamma and beta are the last operands.
+    fn embedding(&mut self, node: &Node, y: TensorId, epsilon: Option<f32>) -> Lowered<CudaStep> {
+        let pairs = node.inputs.len().saturating_sub(if epsilon.is_some() { 2 } else { 0 });
+        let (pairs, norm) = node.inputs.split_at(pairs);
         let mut lookups = Vec::new();
         let mut width = 0;
-        for pair in node.inputs.chunks(2) {
+        for pair in pairs.chunks(2) {
             let [Some(ids), Some(table)] = pair else { return Err("an operand is missing".into()) };
             let data = self.constant(*table).ok_or("its table is computed")?;
             let [rows, columns] = *data.shape() else { return Err("its table is no matrix".into()) };
@@ -180,34 +178,27 @@ impl<'a> Lowering<'a> {
             return Err(format!("a sum over {} tables", lookups.len()));
         }
         check_width(width)?;
-        // A norm that alone reads the sum is part of the same kernel.
-        let norm = self.uses.only_reader(y).and_then(|reader| {
-            let norm = self.graph.node(reader);
-            match norm.op {
-                Op::LayerNorm { axis, epsilon } => Some((reader, norm, axis, epsilon)),
-                _ => None,
-            }
-        });
-        if let Some((reader, node, axis, epsilon)) = norm
-            && let [Some(result)] = node.outputs.as_slice()
-            && let Ok(norm) = self.norm(node, axis, epsilon, width)
-        {
-            self.done.push(reader);
-            let y = self.write(*result, self.storage);
-            return Ok(CudaStep::Embedding(Embedding { lookups, norm: Some(norm), y, width }));
-        }
+        let norm = match epsilon {
+            Some(epsilon) => Some(self.affine(norm, epsilon, width)?),
+            None => None,
+        };
         let y = self.write(y, self.storage);
-        Ok(CudaStep::Embedding(Embedding { lookups, norm: None, y, width }))
+        Ok(CudaStep::Embedding(Embedding { lookups, norm, y, width }))
     }
 
     fn norm(&mut self, node: &Node, axis: i64, epsilon: f32, width: usize) -> Lowered<Norm> {
-        let (Some(gamma), Some(beta)) = (operand(node, 1), operand(node, 2)) else {
-            return Err("a layer norm without gamma and beta".into());
-        };
         let rank = operand(node, 0).map_or(0, |x| self.graph.tensor(x).ty.shape.rank()) as i64;
         if axis != -1 && axis != rank - 1 {
             return Err("a layer norm over several dimensions".into());
         }
+        self.affine(node.inputs.get(1..).unwrap_or_default(), epsilon, width)
+    }
+
+    /// The norm of rows of `width` with `gamma` and `beta`.
+    fn affine(&mut self, operands: &[Option<TensorId>], epsilon: f32, width: usize) -> Lowered<Norm> {
+        let &[Some(gamma), Some(beta)] = operands else {
+            return Err("a layer norm without gamma and beta".into());
+        };
         for id in [gamma, beta] {
             if self.constant(id).is_none_or(|data| data.shape() != [width]) {
                 return Err("gamma or beta that is no constant row".into());

@@ -210,7 +210,9 @@ impl Batch {
 
 fn vocabulary(model: &Model) -> usize {
     let tables = model.graph.nodes().iter().filter_map(|node| match node.op {
-        bertha_graph::Op::EmbeddingSum => node.inputs.get(1).copied().flatten(),
+        bertha_graph::Op::EmbeddingSum | bertha_graph::Op::EmbeddingLayerNorm { .. } => {
+            node.inputs.get(1).copied().flatten()
+        }
         _ => None,
     });
     let rows = tables.filter_map(|table| model.graph.tensor(table).ty.shape.dims().first()?.as_const());

@@ -8,10 +8,37 @@ use super::index::{broadcast, broadcast_positions};
 use super::matmul::{multiply, transposed};
 use super::reduce::softmax_of;
 use super::value::{Value, element_count};
+use crate::dtype::DType;
 use crate::op::{Activation, PoolKind, RelativeBuckets, WeightLayout};
 
 /// The sum of one row of each table.
 pub(super) fn embedding_sum(args: Args, context: Context) -> Result<Value, Fault> {
+    let (dtype, shape, sums) = row_sums(args)?;
+    Ok(context.floats(dtype, shape, sums))
+}
+
+/// The layer norm of the sum of one row of each table.
+pub(super) fn embedding_layer_norm(epsilon: f32, args: Args, context: Context) -> Result<Value, Fault> {
+    let pairs = args.0.len().saturating_sub(2);
+    let (gamma, beta) = (args.required(pairs, "gamma")?, args.required(pairs + 1, "beta")?);
+    let (dtype, shape, mut sums) = row_sums(Args(&args.0[..pairs]))?;
+    let hidden = shape.last().copied().unwrap_or(0);
+    expect_shape(gamma, "gamma", &[hidden])?;
+    expect_shape(beta, "beta", &[hidden])?;
+    let (gamma, beta) = (floats(gamma, "gamma")?, floats(beta, "beta")?);
+    for row in sums.chunks_mut(hidden.max(1)) {
+        let mean = row.iter().sum::<f64>() / hidden as f64;
+        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / hidden as f64;
+        let inverse = 1.0 / (variance + f64::from(epsilon)).sqrt();
+        for (x, (gamma, beta)) in row.iter_mut().zip(gamma.iter().zip(beta)) {
+            *x = (*x - mean) * inverse * gamma + beta;
+        }
+    }
+    Ok(context.floats(dtype, shape, sums))
+}
+
+/// Type, shape and elements of the sum of one row of each table, not rounded.
+fn row_sums(args: Args) -> Result<(DType, Vec<usize>, Vec<f64>), Fault> {
     if !args.0.len().is_multiple_of(2) {
         return fault!("{} operands, expected pairs of ids and table", args.0.len());
     }
@@ -41,7 +68,7 @@ pub(super) fn embedding_sum(args: Args, context: Context) -> Result<Value, Fault
             sum.iter_mut().zip(&table[row * hidden..]).for_each(|(sum, x)| *sum += x);
         }
     }
-    Ok(context.floats(first.dtype(), result_shape, sums))
+    Ok((first.dtype(), result_shape, sums))
 }
 
 /// `activation(x * weight + bias) + residual` over the last dimension.

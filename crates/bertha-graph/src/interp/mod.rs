@@ -150,6 +150,7 @@ fn eval_op(op: &Op, args: Args, context: Context) -> Result<Vec<Value>, Fault> {
         }
         Op::Attention(attrs) => return attention::attention(attrs, args, context),
         Op::EmbeddingSum => encoder::embedding_sum(args, context)?,
+        Op::EmbeddingLayerNorm { epsilon } => encoder::embedding_layer_norm(*epsilon, args, context)?,
         Op::Linear { layout, activation } => encoder::linear(*layout, *activation, args, context)?,
         Op::RaggedAttention { heads, scale, relative } => {
             let (heads, scale, relative) = (*heads, *scale, *relative);

@@ -29,6 +29,23 @@ pub(super) fn embedding_sum(inputs: &[Option<Fact>]) -> Outcome {
     Ok(vec![Fact::with_value(args.get(1)?.dtype(), Shape(ids), None)])
 }
 
+pub(super) fn embedding_layer_norm(inputs: &[Option<Fact>]) -> Outcome {
+    let pairs = inputs.len().saturating_sub(2);
+    let mut results = embedding_sum(&inputs[..pairs])?;
+    let args = Args::new(inputs, &["ids, table, (ids, table).., gamma, beta.."])?;
+    for (index, what) in [(pairs, "gamma"), (pairs + 1, "beta")] {
+        args.like(index, 1)?;
+        let hidden = results.first().and_then(|sum| sum.dims().last());
+        let fits = matches!((args.get(index)?.dims(), hidden), ([width], Some(hidden))
+            if dims::unify(width, hidden).is_some());
+        if !fits {
+            return Err(args.error(index, format_args!("{what} [hidden], as wide as the tables")));
+        }
+    }
+    results.truncate(1);
+    Ok(results)
+}
+
 fn table_width<'a>(args: &Args<'a>, index: usize) -> Result<&'a Dim, RuleError> {
     match args.typed(index, &Types::FLOAT)?.dims() {
         [_, hidden] => Ok(hidden),

@@ -187,6 +187,7 @@ fn dispatch(op: &Op, inputs: &[Option<Fact>], symbols: &mut FreshSymbols) -> Out
         Op::Attention(attrs) => attention::attention(attrs, inputs),
         Op::If { then_branch, else_branch } => control::if_(then_branch, else_branch, inputs, symbols),
         Op::EmbeddingSum => encoder::embedding_sum(inputs),
+        Op::EmbeddingLayerNorm { .. } => encoder::embedding_layer_norm(inputs),
         Op::Linear { layout, .. } => encoder::linear(*layout, inputs),
         Op::RaggedAttention { heads, relative, .. } => {
             encoder::ragged_attention(*heads, relative.as_ref(), inputs)

@@ -48,6 +48,7 @@ pub(super) fn attributes(op: &Op) -> Attributes {
         Op::CumSum { exclusive, reverse } => {
             none.with("exclusive", Attribute::bool(*exclusive)).with("reverse", Attribute::bool(*reverse))
         }
+        Op::EmbeddingLayerNorm { epsilon } => none.with("epsilon", Attribute::float(*epsilon)),
         Op::LayerNorm { axis, epsilon } => axis_only(*axis).with("epsilon", Attribute::float(*epsilon)),
         Op::Gemm { alpha, beta, trans_a, trans_b } => none
             .with("alpha", Attribute::float(*alpha))
@@ -247,6 +248,7 @@ fn build_encoder(mnemonic: &str, from: &mut Attributes) -> Result<Option<Op>, St
             },
         }),
         "embedding_sum" => Op::EmbeddingSum,
+        "embedding_layer_norm" => Op::EmbeddingLayerNorm { epsilon: from.f32("epsilon")? },
         "linear" => Op::Linear { layout: from.word("layout")?, activation: from.word("activation")? },
         "ragged_attention" => Op::RaggedAttention {
             heads: from.number("heads")?,

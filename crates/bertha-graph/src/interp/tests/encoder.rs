@@ -15,6 +15,21 @@ fn embeddings_are_summed() {
 }
 
 #[test]
+fn embeddings_are_summed_and_normalised() {
+    let words = f32s(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let kinds = f32s(&[2, 2], &[0.0, 2.0, 10.0, 1.0]);
+    let (ids, of) = (tensor(&[2], &[2i32, 0]), tensor(&[2], &[0i32, 1]));
+    let (gamma, beta) = (f32s(&[2], &[2.0, 3.0]), f32s(&[2], &[0.5, -1.0]));
+    let op = Op::EmbeddingLayerNorm { epsilon: 1.75 };
+    // Rows [5, 8] and [11, 3]: deviations of 1.5 and 4.
+    let y = result(&op, &[&ids, &words, &of, &kinds, &gamma, &beta]);
+    let (a, b) = (1.5 / 2.0, 4.0 / 17.75f64.sqrt());
+    assert_close(&y, &[-2.0 * a + 0.5, 3.0 * a - 1.0, 2.0 * b + 0.5, -3.0 * b - 1.0], 1e-6);
+    refusal(&op, &[&gamma]);
+    assert!(refusal(&op, &[&tensor(&[1], &[3i32]), &words, &gamma, &beta]).contains("out of range"));
+}
+
+#[test]
 fn linear_in_both_layouts_with_everything_fused() {
     let x = f32s(&[1, 2, 2], &[1.0, 2.0, -1.0, 0.0]);
     let bias = f32s(&[3], &[0.0, 1.0, -10.0]);

@@ -14,6 +14,20 @@ fn embedding_sum_adds_tables() {
 }
 
 #[test]
+fn embedding_layer_norm_takes_pairs_then_gamma_and_beta() {
+    let op = || Op::EmbeddingLayerNorm { epsilon: 1e-12 };
+    let (ids, table) = (|| t("i32[tokens]"), || t("f32[9, 4]"));
+    let row = || t("f32[4]");
+    assert_eq!(types(op(), &[ids(), table(), row(), row()]), "f32[tokens, 4]");
+    assert_eq!(types(op(), &[ids(), table(), ids(), table(), row(), row()]), "f32[tokens, 4]");
+    refused(op(), &[ids(), table(), row()], &["pairs"]);
+    refused(op(), &[row(), row()], &["missing"]);
+    refused(op(), &[ids(), table(), row(), t("f32[5]")], &["beta [hidden]"]);
+    refused(op(), &[ids(), table(), t("f32[1, 4]"), row()], &["gamma [hidden]"]);
+    refused(op(), &[ids(), table(), row(), t("f16[4]")], &["f32 as input 1"]);
+}
+
+#[test]
 fn linear_reads_its_layout() {
     let op = |layout| Op::Linear { layout, activation: Activation::None };
     let x = || t("f32[tokens, 4]");

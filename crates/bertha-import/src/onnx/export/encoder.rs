@@ -45,9 +45,10 @@ impl Exporter<'_> {
         Ok(w.op("position_ids", "Add", &[&count, &pad]))
     }
 
-    pub(super) fn embedding_sum(&mut self, node: &Node) -> Lowered<(String, Kind)> {
+    /// The sum of the first `pairs` pairs of ids and table.
+    pub(super) fn embedding_sum(&mut self, node: &Node, pairs: usize) -> Lowered<(String, Kind)> {
         let mut sum: Option<(String, Kind)> = None;
-        for pair in 0..node.inputs.len() / 2 {
+        for pair in 0..pairs {
             let (ids, kind) = self.indices(node, 2 * pair)?;
             let (table, table_kind) = self.operand(node, 2 * pair + 1)?;
             if table_kind != Kind::Constant {
@@ -121,11 +122,28 @@ impl Exporter<'_> {
 
     /// One node from version 17 on, its definition before: deviations from the mean, then their mean square.
     pub(super) fn layer_norm(&mut self, node: &Node, axis: i64, epsilon: f32) -> Lowered<(String, Kind)> {
-        let (x, kind) = self.operand(node, 0)?;
-        let id = operand_id(node, 0)?;
-        let (dtype, axis) = (self.dtype(id), self.axis_from_end(id, axis, kind)?);
-        let (gamma, _) = self.operand(node, 1)?;
-        let beta = self.optional(node, 2)?.map(|(beta, _)| beta);
+        let x = self.operand(node, 0)?;
+        let axis = self.axis_from_end(operand_id(node, 0)?, axis, x.1)?;
+        self.normalize(node, x, 1, (axis, epsilon))
+    }
+
+    pub(super) fn embedding_layer_norm(&mut self, node: &Node, epsilon: f32) -> Lowered<(String, Kind)> {
+        let gamma = node.inputs.len().saturating_sub(2);
+        let sum = self.embedding_sum(node, gamma / 2)?;
+        self.normalize(node, sum, gamma, (-1, epsilon))
+    }
+
+    /// The layer norm of `x` from an axis (counted from the end) on. `gamma` is the number of that operand; beta follows it.
+    fn normalize(
+        &mut self,
+        node: &Node,
+        (x, kind): (String, Kind),
+        gamma: usize,
+        (axis, epsilon): (i64, f32),
+    ) -> Lowered<(String, Kind)> {
+        let dtype = self.dtype(operand_id(node, gamma)?);
+        let beta = self.optional(node, gamma + 1)?.map(|(beta, _)| beta);
+        let (gamma, _) = self.operand(node, gamma)?;
         if self.writer.opset >= 17 {
             let mut inputs = vec![x.as_str(), gamma.as_str()];
             inputs.extend(beta.as_deref());

@@ -154,7 +154,8 @@ impl<'g> Exporter<'g> {
 
     fn lower(&mut self, node: &Node) -> Lowered<(String, Kind)> {
         match &node.op {
-            Op::EmbeddingSum => self.embedding_sum(node),
+            Op::EmbeddingSum => self.embedding_sum(node, node.inputs.len() / 2),
+            Op::EmbeddingLayerNorm { epsilon } => self.embedding_layer_norm(node, *epsilon),
             Op::Linear { layout, activation } => self.linear(node, *layout, *activation),
             Op::LayerNorm { axis, epsilon } => self.layer_norm(node, *axis, *epsilon),
             Op::RaggedAttention { heads, scale, relative } => {
