@@ -428,6 +428,18 @@ fn the_compiler_shows_its_work() {
     }
     build(&["--explain", "no-such-node"]).fails(2, &["no-such-node", "names like it"]);
 
+    let log = work.path("log.json");
+    let told = build(&["-vv", "--log", &log]).succeeds().stdout.clone();
+    for what in ["steps (", "kernels for ", "GFLOP/s", "-gemm-", "memory of a run", "left as it is:"] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
+    let log: Value = serde_json::from_str(&std::fs::read_to_string(&log).unwrap()).unwrap();
+    let steps = array(&log["kernels"][0]["steps"]);
+    assert_eq!(steps[0]["tactics"][0]["chosen"], true);
+    assert!(steps.iter().all(|step| step["tactics"][0]["microseconds"].as_f64() > Some(0.0)), "{log}");
+    assert!(array(&log["events"]).iter().any(|event| event["pass"] == "embedding-layer-norm"), "{log}");
+    assert!(!array(&log["steps"]).is_empty() && !array(&log["memory"]).is_empty());
+
     let none = build(&["--stop-after", "0"]).succeeds().stdout.clone();
     assert!(none.contains("0 patches applied of at most 0"), "{none}");
     assert!(build(&["--stop-after", "3"]).succeeds().stdout.contains("3 patches applied"));

@@ -121,7 +121,7 @@ fn encoder(seed: u64) -> Graph {
     let fused = Op::EmbeddingLayerNorm { epsilon: 1e-5 };
     let inputs: Vec<_> = embeddings.into_iter().chain([gamma, beta]).collect();
     let normed = net.node("normed", fused, &inputs);
-    let product = net.linear("product", normed, (HIDDEN, 8), (Activation::None, None));
+    let product = net.linear("product", normed, (HIDDEN, HIDDEN), (Activation::None, None));
     let pooled = net.node("product.first", Op::Pool(PoolKind::Cls), &[product, cu]);
     outputs.push(("product".into(), pooled.unwrap()));
     net.graph.set_outputs(outputs).unwrap();

@@ -145,7 +145,7 @@ impl Encoder {
     pub(crate) fn with_relative_bias() -> Self {
         let relative = RelativeBuckets { buckets: 8, max_distance: 20 };
         let mut b = Builder::new();
-        let x = b.embeddings();
+        let x = b.normalized_embeddings();
         let x = b.layer(x, Some(relative));
         b.output(output::LAST_HIDDEN_STATE, x);
         b.finish(PositionIds::Absolute)
@@ -306,6 +306,17 @@ impl Builder {
         let inputs = [self.ids, words, self.positions, positions, self.types, types];
         let sum = self.node("embeddings", Op::EmbeddingSum, &inputs);
         self.norm("embeddings.norm", sum)
+    }
+
+    /// As `embeddings` gives, the sum and its norm being one node.
+    fn normalized_embeddings(&mut self) -> TensorId {
+        let words = self.weight(WORD_EMBEDDING, &[VOCAB, HIDDEN]);
+        let positions = self.weight("embeddings.position", &[POSITIONS, HIDDEN]);
+        let types = self.weight("embeddings.type", &[2, HIDDEN]);
+        let gamma = self.weight("embeddings.norm.weight", &[HIDDEN]);
+        let beta = self.weight("embeddings.norm.bias", &[HIDDEN]);
+        let inputs = [self.ids, words, self.positions, positions, self.types, types, gamma, beta];
+        self.node("embeddings", Op::EmbeddingLayerNorm { epsilon: 1e-3 }, &inputs)
     }
 
     fn layer(&mut self, x: TensorId, relative: Option<RelativeBuckets>) -> TensorId {

@@ -26,8 +26,10 @@ use crate::kernels::registry::{KERNELS, Kernel};
 
 /// Kinds of steps that run as one graph, which has at most as many outputs as a program may have.
 const STEPS_AT_ONCE: usize = 32;
-/// Runs of a graph of steps, at most and at least.
-const RUNS: std::ops::RangeInclusive<usize> = 2..=20;
+/// Runs of a graph of steps, at most.
+const MOST_RUNS: usize = 20;
+/// Runs at least: the first one of a model's own kernels also warms up the threads.
+const LEAST_RUNS: usize = 2;
 /// Weights of more bytes are not packed again for other tiers: packing takes longer than all the rest.
 const MAX_PACKED_BYTES: usize = 64 << 20;
 
@@ -48,7 +50,7 @@ type Way = (Isa, Precision);
 impl CpuSession {
     /// For each kind of step the kernels that can run it on this CPU, with the time that a call takes in a run of `inputs`,
     /// which are the model's. `flops` tells the arithmetic of a node by name. The model's own kernels are always timed, the
-    /// others until `budget` is used up.
+    /// others until `budget`, of which each tier and precision gets a share, is used up.
     ///
     /// # Errors
     /// When the model cannot run on such inputs.
@@ -60,10 +62,10 @@ impl CpuSession {
     ) -> Result<Vec<StepTactics>, RunError> {
         let graph = specialized(self.model().graph(), inputs)?;
         let groups = grouped(&graph);
-        let end = Instant::now() + budget;
         let mut steps = Vec::new();
         for part in groups.chunks(STEPS_AT_ONCE) {
-            let (own, times) = self.time(&graph, part, inputs, end)?;
+            let share = budget * part.len() as u32 / groups.len().max(1) as u32;
+            let (own, times) = self.time(&graph, part, inputs, share)?;
             steps.extend(part.iter().filter_map(|group| {
                 let node = graph.node(group.nodes[0]);
                 let names = group.nodes.iter().map(|id| graph.node(*id).name.clone()).collect();
@@ -81,25 +83,27 @@ impl CpuSession {
         graph: &Graph,
         groups: &[Group],
         inputs: &[(&str, &TensorData)],
-        end: Instant,
+        budget: Duration,
     ) -> Result<(Way, Vec<(Way, Times)>), RunError> {
+        let (start, all) = (Instant::now(), ways());
+        let end = |timed: usize| start + budget * timed as u32 / all.len().max(1) as u32;
         let own = (self.model().isa(), self.model().precision());
         let firsts = |of: &dyn Fn(&Group) -> bool| -> Vec<NodeId> {
             groups.iter().filter(|group| of(group)).map(|group| group.nodes[0]).collect()
         };
         let whole = Excerpt::of(graph, &firsts(&|_| true), inputs).map_err(LowerError::from)?;
         let store = self.model().packed().shared();
-        let mut times = vec![(own, time_excerpt(self.context(), &whole, &store, end)?)];
+        let mut times = vec![(own, time_excerpt(self.context(), &whole, &store, (LEAST_RUNS, end(1)))?)];
         let light = Excerpt::of(graph, &firsts(&|group| group.weights <= MAX_PACKED_BYTES), inputs)
             .map_err(LowerError::from)?;
-        for way in ways().into_iter().filter(|way| *way != own) {
-            if Instant::now() >= end || light.graph.nodes().is_empty() {
+        for way in all.iter().copied().filter(|way| *way != own) {
+            if Instant::now() >= start + budget || light.graph.nodes().is_empty() {
                 break;
             }
             let store = PackedStore::with_precision(way.0, way.1)?;
             let context = self.context();
             context.isa = way.0;
-            let result = time_excerpt(context, &light, &store, end);
+            let result = time_excerpt(context, &light, &store, (1, end(times.len() + 1)));
             context.isa = own.0;
             times.push((way, result?));
         }
@@ -156,12 +160,12 @@ fn grouped(graph: &Graph) -> Vec<Group> {
     groups
 }
 
-/// The least time of each step of an excerpt among several runs.
+/// The least time of each step of an excerpt among several runs: the fewest that are allowed, and more until `end`.
 fn time_excerpt(
     context: &mut Context,
     excerpt: &Excerpt,
     store: &PackedStore,
-    end: Instant,
+    (fewest, end): (usize, Instant),
 ) -> Result<Times, RunError> {
     let program = lower(&excerpt.graph, store)?;
     let inputs: Vec<TensorRef<'_>> = excerpt
@@ -171,8 +175,8 @@ fn time_excerpt(
         .collect();
     let mut workspace = Workspace::default();
     let mut best = vec![f64::INFINITY; program.steps.len()];
-    for run in 0..*RUNS.end() {
-        if run >= *RUNS.start() && Instant::now() >= end {
+    for run in 0..MOST_RUNS {
+        if run >= fewest && Instant::now() >= end {
             break;
         }
         let mut seconds = vec![0.0; program.steps.len()];
