@@ -6,6 +6,8 @@
 // DEFER (for activations, which cost as many instructions as half the products take clocks): a tile's sums, bias added,
 // are rounded to Element and kept in registers; the activation and the way to memory follow in portions of 32 columns
 // between the products of the consumer's next tile, while the tensor cores work on those.
+// Deferred layer norm (row_stats.cuh): what is read may be rows before their norm, which two warps of the producer's
+// warpgroup turn into a scale and a shift for each of a tile's rows while the products run.
 // The residual follows a tile's blocks of K through the same ring. Epilogue, 64 columns at a time: bias, activation and
 // residual in f32, stmatrix into a staging tile, TMA store; f32 output goes straight to memory.
 //
@@ -29,9 +31,16 @@
 //   ACTIVATION         one of activation.cuh; default none
 //   RESIDUAL           adds residual after the activation
 //   OUTPUT_F32         D is f32
+//   NORM_INPUT         A holds rows x before their layer norm: D = activation(scale[row] * (A W^T) + bias) (+ residual),
+//                      where W is gamma W, each row centred, and bias is bias + W beta, so that no mean is needed here
+//   NORM_RESIDUAL      the residual holds rows before their layer norm, and (x * scale[row] + shift[row]) * gamma is
+//                      added; bias is bias + beta (no ACTIVATION; not with NORM_INPUT)
+//   STATS_OUTPUT       writes {mean, M2} of each row's chunks of 64 columns of D (N a multiple of 64; no DEFER)
+//   With NORM_INPUT K, with NORM_RESIDUAL N is a multiple of 64 up to 1,024.
 //
 // Launch: block 384; cluster CLUSTER_M * CLUSTER_N; dynamic shared memory (whose carve-out is set to 100 %)
 //   STAGES * (128 + TILE_N) * 128 + 2 * STORE_BUFFERS * 8192 + 16 * STAGES     (at most 232,448)
+//   and 2,080 more with NORM_INPUT or NORM_RESIDUAL
 // grid: CLUSTER * min(multiprocessors / CLUSTER,
 //                     ceil(ceil(capacity / 128) / CLUSTER_M) * ceil(ceil(N / TILE_N) / CLUSTER_N))
 // where capacity is the number of allocated rows (a multiple of 128).
@@ -40,11 +49,14 @@
 //   w_map   dims {K, N},        stride 2 K bytes, box {64, TILE_N / CLUSTER_M}
 //   d_map   dims {N, capacity}, stride 2 N bytes, box {64, 64}                  (OUTPUT_F32: unused, any valid map)
 //   r_map   residual: dims {N, capacity}, stride 2 N bytes, box {64, 128}       (no RESIDUAL: unused, any valid map)
+// stats: float2 [capacity][K / 64] of A with NORM_INPUT, [capacity][N / 64] of the residual with NORM_RESIDUAL; gamma: f32 [N]
+// with NORM_RESIDUAL; output_stats: float2 [capacity][N / 64] with STATS_OUTPUT; all null where unused.
 // Rows from batch->tokens to the end of the last tile are computed from whatever they hold and written; nothing mixes rows.
 #include "types.cuh"
 #include "batch.cuh"
 #include "activation.cuh"
 #include "hopper.cuh"
+#include "row_stats.cuh"
 
 #ifndef CLUSTER_M
 #define CLUSTER_M 1
@@ -88,6 +100,21 @@ constexpr bool STAGED_WHOLE = STORE_BUFFERS == PARTS;
 constexpr int RESIDUAL_BYTES = TILE_M * ROW_BYTES;
 [[maybe_unused]] constexpr int RESIDUAL_PARTS = STAGE_BYTES / RESIDUAL_BYTES < PARTS ? STAGE_BYTES / RESIDUAL_BYTES : PARTS;
 
+#if defined(NORM_INPUT)
+constexpr int NORM_WIDTH = K;
+#elif defined(NORM_RESIDUAL)
+constexpr int NORM_WIDTH = N;
+#else
+constexpr int NORM_WIDTH = 0;
+#endif
+#if defined(NORM_INPUT) && defined(NORM_RESIDUAL)
+#error "one norm a kernel"
+#endif
+[[maybe_unused]] constexpr int NORM_CHUNKS = NORM_WIDTH / STATS_COLUMNS;
+constexpr int NORM_THREADS = 64;  // the last two warps of the producer's warpgroup
+constexpr int NORM_BYTES = NORM_WIDTH > 0 ? 2 * TILE_M * 8 : 0;
+
+static_assert(NORM_WIDTH % STATS_COLUMNS == 0 && NORM_WIDTH <= 1024, "rows of whole chunks");
 static_assert(TILE_N % STORE_COLUMNS == 0, "the epilogue goes 64 columns at a time");
 static_assert(CLUSTER <= 2, "a cluster shares one operand");
 static_assert(PORTIONS <= BLOCKS_K, "a deferred epilogue must fit between the blocks of K");
@@ -115,6 +142,18 @@ struct Cursor {
             phase ^= 1;
         }
     }
+};
+
+// A scale and a shift for each row of a tile, of two tiles in turn, in shared memory; barriers as in the ring.
+struct Norms {
+    unsigned start;
+    unsigned tiles = 0;  // that are done
+
+    __device__ unsigned buffer() const { return tiles % 2; }
+    __device__ unsigned phase() const { return tiles / 2 % 2; }
+    __device__ unsigned row(int index) const { return start + (buffer() * TILE_M + index) * 8; }
+    __device__ unsigned full_barrier(unsigned index) const { return start + NORM_BYTES + index * 8; }
+    __device__ unsigned empty_barrier(unsigned index) const { return start + NORM_BYTES + 16 + index * 8; }
 };
 
 // The first token and feature of this block's part of the cluster's tile `unit`: GROUP_M rows of tiles at a time,
@@ -201,6 +240,62 @@ DEVICE void produce(
 #endif
     }
 }
+
+#if defined(NORM_INPUT) || defined(NORM_RESIDUAL)
+// NORM_THREADS threads: the norms of every tile's rows.
+DEVICE void normalise(
+    Norms norms, const float2* stats, float epsilon, int units_m, int first_unit, int step, int rank, int capacity, int thread) {
+    wait_for_dependencies();
+    for (int unit = first_unit; unit < units_m * UNITS_N; unit += step) {
+        int token = Tile(unit, units_m, CLUSTER_M == 2 ? rank : 0, 0).token;
+        barrier_wait(norms.empty_barrier(norms.buffer()), norms.phase() ^ 1);
+#pragma unroll 1
+        for (int i = 0; i < TILE_M / NORM_THREADS; ++i) {
+            int index = i * NORM_THREADS + thread;
+            if (CLUSTER_M == 1 || token < capacity) {
+                RowNorm norm = merge_chunks<NORM_CHUNKS>(stats + static_cast<long long>(token + index) * NORM_CHUNKS, epsilon);
+                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(norms.row(index)), "f"(norm.scale), "f"(norm.shift)
+                             : "memory");
+            }
+        }
+        barrier_arrive(norms.full_barrier(norms.buffer()));
+        ++norms.tiles;
+    }
+}
+#endif
+
+// The norms of the two rows of which a thread holds values (nothing without deferred norms).
+struct ThreadNorms {
+    RowNorm rows[2];
+
+    DEVICE void take(Norms& norms, int consumer, int thread) {
+        if constexpr (NORM_WIDTH > 0) {
+            barrier_wait(norms.full_barrier(norms.buffer()), norms.phase());
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                unsigned address = norms.row(consumer * CONSUMER_M + thread / 32 * 16 + thread % 32 / 4 + 8 * i);
+                asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                             : "=f"(rows[i].scale), "=f"(rows[i].shift)
+                             : "r"(address)
+                             : "memory");
+            }
+            __syncwarp();
+            if (thread % 32 == 0) {
+                barrier_arrive(norms.empty_barrier(norms.buffer()));
+            }
+            ++norms.tiles;
+        }
+    }
+
+    // A sum of products of row `i` (0 or 1) with its bias, as the norm of the input has it.
+    DEVICE float with_bias(float sum, float bias, int i) const {
+#ifdef NORM_INPUT
+        return fmaf(sum, rows[i].scale, bias);
+#else
+        return sum + bias;
+#endif
+    }
+};
 
 // Gives a stage back to the producers that fill it: one arrival of each consumer warp at each block of the cluster.
 DEVICE void release(const Ring& ring, int stage, int lane) {
@@ -308,6 +403,9 @@ DEVICE void multiply(float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, co
         deferred.finish(block);
         retire(ring, cursor, previous, lane);
     }
+#ifdef DEFER
+#pragma unroll 1  // every register is taken: constants of an unrolled loop would go to local memory
+#endif
     for (int block = PORTIONS; block < BLOCKS_K; ++block) {
         issue(d, ring, cursor, consumer, block > 0);
         retire(ring, cursor, previous, lane);
@@ -317,8 +415,8 @@ DEVICE void multiply(float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, co
     release(ring, previous, lane);
 }
 
-// Bias of a thread's columns in 64 columns of the tile: pairs 8 apart.
-DEVICE void load_bias(float2 (&b)[STORE_COLUMNS / 8], const float* bias, int column) {
+// Bias (or gamma) of a thread's columns in 64 columns of the tile: pairs 8 apart.
+DEVICE void load_columns(float2 (&b)[STORE_COLUMNS / 8], const float* bias, int column) {
 #pragma unroll
     for (int j = 0; j < STORE_COLUMNS / 8; ++j) {
         b[j] = make_float2(0.0f, 0.0f);
@@ -337,13 +435,15 @@ DEVICE void touch_bias(const float* bias, int column) {
 }
 
 // Bias, activation and residual of 16 columns: v[4 j + i] as wgmma lays them out, residual at `address` for ldmatrix.
-DEVICE void finish_values(float* v, const float2* b, unsigned residual_address) {
+DEVICE void finish_values(
+    float* v, const float2* b, [[maybe_unused]] const float2* gamma, const ThreadNorms& norms, unsigned residual_address) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-        v[4 * j] = activate(v[4 * j] + b[j].x);
-        v[4 * j + 1] = activate(v[4 * j + 1] + b[j].y);
-        v[4 * j + 2] = activate(v[4 * j + 2] + b[j].x);
-        v[4 * j + 3] = activate(v[4 * j + 3] + b[j].y);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            v[4 * j + 2 * i] = activate(norms.with_bias(v[4 * j + 2 * i], b[j].x, i));
+            v[4 * j + 2 * i + 1] = activate(norms.with_bias(v[4 * j + 2 * i + 1], b[j].y, i));
+        }
     }
 #ifdef RESIDUAL
     unsigned r[4];
@@ -351,21 +451,60 @@ DEVICE void finish_values(float* v, const float2* b, unsigned residual_address) 
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         float2 added = unpack2<Element>(r[i]);
+#ifdef NORM_RESIDUAL
+        const RowNorm& norm = norms.rows[i % 2];
+        v[2 * i] = fmaf(fmaf(added.x, norm.scale, norm.shift), gamma[i / 2].x, v[2 * i]);
+        v[2 * i + 1] = fmaf(fmaf(added.y, norm.scale, norm.shift), gamma[i / 2].y, v[2 * i + 1]);
+#else
         v[2 * i] += added.x;
         v[2 * i + 1] += added.y;
+#endif
     }
 #endif
 }
 
+// Sums of a thread's values in a chunk of 64 columns, for two rows.
+struct ChunkSums {
+    float sum[2] = {};
+    float squares[2] = {};
+
+    // 16 columns, v[4 j + i] as wgmma lays them out.
+    DEVICE void add(const float* v) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            sum[i / 2 % 2] += v[i];
+            squares[i / 2 % 2] = fmaf(v[i], v[i], squares[i / 2 % 2]);
+        }
+    }
+
+    // Adds up what the four threads of a row have and writes the chunk's statistics; `stats` is those of the first row.
+    DEVICE void write(float2* stats, int lane) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+            for (int step = 1; step <= 2; step *= 2) {
+                sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
+                squares[i] += __shfl_xor_sync(0xffffffffu, squares[i], step);
+            }
+        }
+        if (lane % 4 < 2) {
+            bool second = lane % 4 == 1;
+            stats[second ? 8ll * (N / STATS_COLUMNS) : 0] =
+                chunk_stats(second ? sum[1] : sum[0], second ? squares[1] : squares[0]);
+        }
+    }
+};
+
 // The epilogue of one consumer's 64 x TILE_N part of a tile, and its way to memory.
 DEVICE void finish(
-    float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, const TensorMap* d_map, const float* bias, void* output,
-    unsigned staging, int token, int feature, int capacity, int consumer, int thread) {
+    float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, const ThreadNorms& norms, const TensorMap* d_map,
+    const float* bias, const float* gamma, void* output, float2* output_stats, unsigned staging, int token, int feature,
+    int capacity, int consumer, int thread) {
     int lane = thread % 32;
     Place place(thread);
     int first_column = lane % 4 * 2;
     float2 b[STORE_COLUMNS / 8];
-    load_bias(b, bias, feature + first_column);
+    load_columns(b, bias, feature + first_column);
     if (STAGED_WHOLE && thread == 0) {
         tma_store_wait_read<0>();
     }
@@ -376,9 +515,14 @@ DEVICE void finish(
     for (int part = 0; part < PARTS; ++part) {
         float2 next[STORE_COLUMNS / 8];
         if (part + 1 < PARTS) {
-            load_bias(next, bias, feature + (part + 1) * STORE_COLUMNS + first_column);
+            load_columns(next, bias, feature + (part + 1) * STORE_COLUMNS + first_column);
         }
         unsigned residual = 0;
+        float2 scale[STORE_COLUMNS / 8];
+#ifdef NORM_RESIDUAL
+        load_columns(scale, gamma, feature + part * STORE_COLUMNS + first_column);
+#endif
+        [[maybe_unused]] ChunkSums sums;
 #ifdef RESIDUAL
         if (part % RESIDUAL_PARTS == 0) {
             barrier_wait(ring.full_barrier(cursor.stage), cursor.phase);
@@ -397,7 +541,10 @@ DEVICE void finish(
 #pragma unroll
         for (int pair = 0; pair < STORE_COLUMNS / 16; ++pair) {
             float* v = d + (part * STORE_COLUMNS / 8 + pair * 2) * 4;
-            finish_values(v, b + pair * 2, residual + place.offset(pair));
+            finish_values(v, b + pair * 2, scale + pair * 2, norms, residual + place.offset(pair));
+#ifdef STATS_OUTPUT
+            sums.add(v);
+#endif
 #ifdef OUTPUT_F32
             float* out = static_cast<float*>(output);
 #pragma unroll
@@ -414,6 +561,13 @@ DEVICE void finish(
                             pack2<Element>(v[4], v[5]), pack2<Element>(v[6], v[7]));
 #endif
         }
+#ifdef STATS_OUTPUT
+        int first = feature + part * STORE_COLUMNS;
+        if ((N % TILE_N == 0 || first < N) && (CLUSTER_M == 1 || token < capacity)) {
+            long long row = token + thread / 32 * 16 + lane / 4;
+            sums.write(output_stats + row * (N / STATS_COLUMNS) + first / STATS_COLUMNS, lane);
+        }
+#endif
 #ifdef RESIDUAL
         if ((part + 1) % RESIDUAL_PARTS == 0 || part + 1 == PARTS) {
             release(ring, cursor.stage, lane);
@@ -443,20 +597,22 @@ DEVICE void finish(
 
 #ifdef DEFER
 // Bias and rounding of a tile whose epilogue comes later.
-DEVICE void defer(const float (&d)[REGISTERS], Deferred& deferred, const float* bias, int token, int feature, int thread) {
+DEVICE void defer(
+    const float (&d)[REGISTERS], Deferred& deferred, const ThreadNorms& norms, const float* bias, int token, int feature,
+    int thread) {
     deferred.token = token;
     deferred.feature = feature;
     deferred.some = true;
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
         float2 b[STORE_COLUMNS / 8];
-        load_bias(b, bias, feature + part * STORE_COLUMNS + thread % 4 * 2);
+        load_columns(b, bias, feature + part * STORE_COLUMNS + thread % 4 * 2);
 #pragma unroll
         for (int j = 0; j < STORE_COLUMNS / 8; ++j) {
             const float* v = d + (part * STORE_COLUMNS / 8 + j) * 4;
             u32* packed = deferred.values + (part * STORE_COLUMNS / 8 + j) * 2;
-            packed[0] = pack2<Element>(v[0] + b[j].x, v[1] + b[j].y);
-            packed[1] = pack2<Element>(v[2] + b[j].x, v[3] + b[j].y);
+            packed[0] = pack2<Element>(norms.with_bias(v[0], b[j].x, 0), norms.with_bias(v[1], b[j].y, 0));
+            packed[1] = pack2<Element>(norms.with_bias(v[2], b[j].x, 1), norms.with_bias(v[3], b[j].y, 1));
         }
     }
 }
@@ -465,7 +621,8 @@ DEVICE void defer(const float (&d)[REGISTERS], Deferred& deferred, const float* 
 extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gemm_sm90a(
     const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map,
     const __grid_constant__ TensorMap d_map, const __grid_constant__ TensorMap r_map, const float* __restrict__ bias,
-    void* output, const Batch* __restrict__ batch, int capacity) {
+    void* output, const Batch* __restrict__ batch, int capacity, const float2* stats, const float* __restrict__ gamma,
+    float epsilon, float2* output_stats) {
     extern __shared__ __align__(1024) char memory[];
     unsigned base = shared_address(memory);
     unsigned staging = base + STAGES * STAGE_BYTES;
@@ -473,6 +630,8 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
     ring.stages = base;
     ring.full = staging + CONSUMERS * STORE_BUFFERS * STORE_BYTES;
     ring.empty = ring.full + STAGES * 8;
+    [[maybe_unused]] Norms norms;
+    norms.start = ring.empty + STAGES * 8;
 
     int warpgroup = threadIdx.x / WARPGROUP;
     if (threadIdx.x == 0) {
@@ -482,6 +641,10 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_init(ring.full_barrier(stage), 1);
             barrier_init(ring.empty_barrier(stage), CONSUMERS * WARPGROUP / 32 * CLUSTER);
+        }
+        for (int buffer = 0; NORM_WIDTH > 0 && buffer < 2; ++buffer) {
+            barrier_init(norms.full_barrier(buffer), NORM_THREADS);
+            barrier_init(norms.empty_barrier(buffer), CONSUMERS * WARPGROUP / 32);
         }
         barrier_init_fence();
     }
@@ -504,6 +667,12 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
         if (threadIdx.x == 0) {
             produce(ring, &a_map, &w_map, &r_map, units_m, first_unit, step, rank);
         }
+#if defined(NORM_INPUT) || defined(NORM_RESIDUAL)
+        if (threadIdx.x >= WARPGROUP - NORM_THREADS) {
+            int thread = threadIdx.x - (WARPGROUP - NORM_THREADS);
+            normalise(norms, stats, epsilon, units_m, first_unit, step, rank, capacity, thread);
+        }
+#endif
     } else {
         registers_increase<CONSUMER_REGISTERS>();
         int consumer = warpgroup - 1;
@@ -532,10 +701,13 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
             int token = tile.token + consumer * CONSUMER_M;
             float d[REGISTERS];
             multiply(d, ring, cursor, deferred, consumer, thread % 32);
+            ThreadNorms rows;
+            rows.take(norms, consumer, thread);
 #ifdef DEFER
-            defer(d, deferred, bias, token, tile.feature, thread);
+            defer(d, deferred, rows, bias, token, tile.feature, thread);
 #else
-            finish(d, ring, cursor, &d_map, bias, output, staging, token, tile.feature, capacity, consumer, thread);
+            finish(d, ring, cursor, rows, &d_map, bias, gamma, output, output_stats, staging, token, tile.feature,
+                   capacity, consumer, thread);
 #endif
         }
 #pragma unroll

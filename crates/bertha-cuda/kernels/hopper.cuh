@@ -30,6 +30,11 @@ DEVICE void barrier_expect(unsigned barrier, unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
+// One arrival at this block's barrier, after this thread's ordinary writes.
+DEVICE void barrier_arrive(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // One arrival at the barrier of any block of the cluster; `barrier` comes from `cluster_address`. It orders no ordinary
 // writes for other blocks (that would cost a memory fence of a microsecond): it says that asynchronous reads have ended.
 DEVICE void barrier_arrive_cluster(unsigned barrier) {

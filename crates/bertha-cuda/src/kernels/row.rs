@@ -8,6 +8,9 @@ use crate::program::{Embedding, Norm, Storage};
 /// The widest row that fits the registers of a block.
 pub(crate) const WIDEST_ROW: usize = 8192;
 
+/// Columns of a chunk of a row that has its own statistics (`row_stats.cuh`).
+pub(crate) const STATS_COLUMNS: usize = 64;
+
 /// Tables that one lookup kernel sums.
 pub(crate) const MOST_TABLES: usize = 3;
 
@@ -46,10 +49,13 @@ pub(crate) fn layer_norm(
     norm: &Norm,
     width: usize,
     rows: Rows,
+    output_f32: bool,
     setting: &Setting,
 ) -> Launch {
     Launch {
-        kernel: row_spec("layer_norm", storage, width).with("RESIDUAL", 0),
+        kernel: row_spec("layer_norm", storage, width)
+            .with("RESIDUAL", 0)
+            .with("OUTPUT_F32", u8::from(output_f32)),
         config: row_config(setting, setting.rows(rows), width),
         args: vec![
             LaunchArg::Address(Operand::Tensor(y)),
@@ -65,10 +71,11 @@ pub(crate) fn layer_norm(
 
 /// Sums table rows and normalises them.
 pub(crate) fn embedding(storage: Storage, step: &Embedding, setting: &Setting) -> Launch {
-    let Embedding { lookups, norm, y, width } = step;
+    let Embedding { lookups, norm, y, stats, width } = step;
     let kernel = row_spec("embedding", storage, *width)
         .with("TABLES", lookups.len())
         .with("LAYER_NORM", u8::from(norm.is_some()))
+        .with("STATS", u8::from(stats.is_some()))
         .with("POSITIONS", -1)
         .with("POSITION_OFFSET", 0);
     let mut args = vec![LaunchArg::Address(Operand::Tensor(*y))];
@@ -89,6 +96,7 @@ pub(crate) fn embedding(storage: Storage, step: &Embedding, setting: &Setting) -
         LaunchArg::Float(epsilon),
         LaunchArg::Address(Operand::CuSeqlens),
         LaunchArg::Address(Operand::Batch(Rows::Tokens)),
+        LaunchArg::Address(stats.map_or(Operand::Null, Operand::Tensor)),
     ]);
     Launch { kernel, config: row_config(setting, setting.tokens, *width), args }
 }
@@ -162,7 +170,8 @@ mod tests {
         let norm = Norm { gamma: 0, beta: 1, epsilon: 1e-12 };
         let blocks = |tokens| {
             let setting = Setting { tokens, ..setting };
-            layer_norm(Storage::F16, [0, 1], &norm, 768, Rows::Tokens, &setting).config.grid[0] as usize
+            layer_norm(Storage::F16, [0, 1], &norm, 768, Rows::Tokens, false, &setting).config.grid[0]
+                as usize
         };
         assert_eq!(blocks(32), 8);
         assert_eq!(blocks(1 << 20), 132 * BLOCKS_PER_MULTIPROCESSOR);

@@ -35,7 +35,7 @@ pub(super) fn checked_program(graph: &Graph, arch: Arch, precision: Precision) -
     if precision == Precision::Bf16 && !arch.has_bf16() {
         return Err(LowerError::Precision { arch: arch.to_string(), precision }.into());
     }
-    let program = lower(graph, precision)?;
+    let program = lower(graph, precision, arch)?;
     let launches = program.launches(&Setting::typical(arch));
     let nodes: Vec<UnsupportedNode> = program
         .steps

@@ -1,6 +1,6 @@
 //! A plan in an engine file: a list in JSON, and a blob with machine code and weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bertha_compile::Precision;
 use bertha_graph::Graph;
@@ -80,7 +80,7 @@ impl CudaPlan {
         let mut weights = Vec::new();
         for (plan, bytes) in self.program.weights.iter().zip(&self.weights) {
             let (offset, length) = place(bytes);
-            weights.push(StoredWeight { name: plan.name.clone(), form: plan.form, offset, length });
+            weights.push(StoredWeight { name: plan.name.clone(), form: plan.form.clone(), offset, length });
         }
         let stored = StoredPlan {
             arch: self.arch,
@@ -126,7 +126,7 @@ impl CudaPlan {
                 return Err(wrong(format!("the machine code of {kernel} is missing")));
             }
         }
-        let mut by_plan = BTreeMap::new();
+        let mut by_plan = HashMap::new();
         for weight in weights {
             let bytes = part(weight.offset, weight.length, &format!("weight `{}`", weight.name))?;
             by_plan.insert(WeightPlan { name: weight.name, form: weight.form }, bytes);

@@ -24,7 +24,7 @@ fn graph() -> Graph {
 /// A plan whose machine code is none, which is enough to write and read it.
 fn plan(graph: &Graph) -> CudaPlan {
     let (arch, precision, multiprocessors) = (Arch::Sm90a, Precision::F16, 132);
-    let program = lower(graph, precision).unwrap();
+    let program = lower(graph, precision, arch).unwrap();
     let kernels = kernels_in(&program, &everywhere(arch, multiprocessors));
     let cubins = kernels.iter().map(|kernel| (kernel.to_string(), image())).collect();
     let weights =
@@ -101,7 +101,7 @@ fn a_graph_without_kernels_names_every_node() {
     let z = b.named("product").reduce(ReduceOp::Prod, x, &[1], true).unwrap();
     b.output("y", y).unwrap();
     b.output("z", z).unwrap();
-    let error = lower(&b.finish().unwrap(), Precision::F16).unwrap_err().to_string();
+    let error = lower(&b.finish().unwrap(), Precision::F16, Arch::Sm90a).unwrap_err().to_string();
     assert!(error.contains("`over_rows`") && error.contains("`product`"), "{error}");
 }
 
@@ -112,7 +112,7 @@ fn a_padded_graph_is_refused_by_its_inputs() {
     let x = b.input("x", DType::F32, shape!["batch", 3]).unwrap();
     let y = b.relu(x).unwrap();
     b.output("y", y).unwrap();
-    let error = lower(&b.finish().unwrap(), Precision::F32).unwrap_err().to_string();
+    let error = lower(&b.finish().unwrap(), Precision::F32, Arch::Sm90a).unwrap_err().to_string();
     assert!(error.contains("ragged encoders only"), "{error}");
 }
 

@@ -1,7 +1,7 @@
 //! Weights in the form that kernels read.
 
 use bertha_compile::Precision;
-use bertha_graph::{Graph, RelativeBuckets, TensorData};
+use bertha_graph::{Graph, RelativeBuckets, TensorData, WeightLayout};
 use bytes::Bytes;
 use half::{bf16, f16};
 
@@ -13,44 +13,93 @@ use crate::program::{LowerError, WeightForm, WeightPlan};
 /// When the graph has no such constant, or a value does not fit the precision.
 pub(super) fn convert(graph: &Graph, plan: &WeightPlan, precision: Precision) -> Result<Bytes, LowerError> {
     let wrong = |why: String| LowerError::Weight { weight: plan.name.clone(), why };
-    if let WeightForm::Zeros(length) = plan.form {
-        let bytes = length.checked_mul(4).ok_or_else(|| wrong(format!("{length} zeros are too many")))?;
-        return Ok(vec![0u8; bytes].into());
-    }
-    let tensor = graph.find(&plan.name).and_then(|id| graph.tensor(id).constant());
-    let data = tensor.ok_or_else(|| wrong("the graph has no constant of this name".into()))?;
-    match plan.form {
-        WeightForm::I32 => integers(data).map_err(wrong),
-        WeightForm::F32 => {
-            Ok(floats(data, None).map_err(wrong)?.into_iter().flat_map(f32::to_le_bytes).collect())
+    let named = |name: &str| constant(graph, name).map_err(wrong);
+    let of_f32 = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Bytes>();
+    match &plan.form {
+        WeightForm::I32 => integers(named(&plan.name)?).map_err(wrong),
+        WeightForm::F32 => Ok(of_f32(floats(named(&plan.name)?).map_err(wrong)?)),
+        WeightForm::Rows => {
+            narrow(matrix(named(&plan.name)?, WeightLayout::OutIn).map_err(wrong)?, precision).map_err(wrong)
         }
-        WeightForm::Rows => narrow(floats(data, None).map_err(wrong)?, precision).map_err(wrong),
-        WeightForm::Transposed => narrow(floats(data, Some(())).map_err(wrong)?, precision).map_err(wrong),
+        WeightForm::Transposed => {
+            narrow(matrix(named(&plan.name)?, WeightLayout::InOut).map_err(wrong)?, precision).map_err(wrong)
+        }
         WeightForm::Distances { buckets, max_distance, longest } => {
-            let values = floats(data, None).map_err(wrong)?;
-            let heads = values.len().checked_div(buckets).unwrap_or(0);
-            let buckets = RelativeBuckets { buckets, max_distance };
-            Ok(by_distance(&values, heads, buckets, longest).into_iter().flat_map(f32::to_le_bytes).collect())
+            let values = floats(named(&plan.name)?).map_err(wrong)?;
+            let heads = values.len().checked_div(*buckets).unwrap_or(0);
+            let buckets = RelativeBuckets { buckets: *buckets, max_distance: *max_distance };
+            Ok(of_f32(by_distance(&values, heads, buckets, *longest)))
         }
-        WeightForm::Zeros(_) => Ok(Bytes::new()),
+        WeightForm::Zeros(length) => {
+            let bytes = length.checked_mul(4).ok_or_else(|| wrong(format!("{length} zeros are too many")))?;
+            Ok(vec![0u8; bytes].into())
+        }
+        WeightForm::Centred { layout, gamma } => {
+            let gamma = floats(named(gamma)?).map_err(wrong)?;
+            let values = matrix(named(&plan.name)?, *layout).map_err(wrong)?;
+            narrow(centred(values, &gamma), precision).map_err(wrong)
+        }
+        WeightForm::BiasOfNorm { matrix: weight, layout, beta } => {
+            let beta = floats(named(beta)?).map_err(wrong)?;
+            let rows = matrix(named(weight)?, *layout).map_err(wrong)?;
+            let products = rows.chunks(beta.len().max(1)).map(|row| dot(row, &beta));
+            Ok(of_f32(with_bias(graph, &plan.name, products).map_err(wrong)?))
+        }
+        WeightForm::BiasAndShift { beta } => {
+            let beta = floats(named(beta)?).map_err(wrong)?;
+            Ok(of_f32(with_bias(graph, &plan.name, beta.into_iter().map(f64::from)).map_err(wrong)?))
+        }
     }
 }
 
 /// Bytes that a weight takes on the card, from the graph's declaration alone.
 pub(super) fn length(graph: &Graph, plan: &WeightPlan, precision: Precision) -> Option<usize> {
-    let elements = || {
-        let tensor = graph.find(&plan.name).and_then(|id| graph.tensor(id).constant())?;
-        Some(tensor.len())
-    };
-    match plan.form {
+    let elements = |name: &str| constant(graph, name).ok().map(TensorData::len);
+    match &plan.form {
         WeightForm::Zeros(length) => length.checked_mul(4),
         WeightForm::Distances { buckets, longest, .. } => {
-            let heads = elements()?.checked_div(buckets)?;
+            let heads = elements(&plan.name)?.checked_div(*buckets)?;
             longest.checked_mul(2)?.checked_sub(1)?.checked_mul(heads)?.checked_mul(4)
         }
-        WeightForm::F32 | WeightForm::I32 => elements()?.checked_mul(4),
-        WeightForm::Rows | WeightForm::Transposed => elements()?.checked_mul(precision.bytes()),
+        WeightForm::F32 | WeightForm::I32 => elements(&plan.name)?.checked_mul(4),
+        WeightForm::Rows | WeightForm::Transposed | WeightForm::Centred { .. } => {
+            elements(&plan.name)?.checked_mul(precision.bytes())
+        }
+        WeightForm::BiasOfNorm { matrix, beta, .. } => {
+            elements(matrix)?.checked_div(elements(beta)?)?.checked_mul(4)
+        }
+        WeightForm::BiasAndShift { beta } => elements(beta)?.checked_mul(4),
     }
+}
+
+fn constant<'a>(graph: &'a Graph, name: &str) -> Result<&'a TensorData, String> {
+    let tensor = graph.find(name).and_then(|id| graph.tensor(id).constant());
+    tensor.ok_or_else(|| format!("the graph has no constant `{name}`"))
+}
+
+/// The matrix of a layer behind a norm, row by row: times `gamma`, less each row's mean. A row that takes the mean out of
+/// what it is multiplied with needs no mean of it.
+fn centred(mut rows: Vec<f32>, gamma: &[f32]) -> Vec<f32> {
+    for row in rows.chunks_mut(gamma.len().max(1)) {
+        let mean = dot(row, gamma) / gamma.len() as f64;
+        for (value, gamma) in row.iter_mut().zip(gamma) {
+            *value = (f64::from(*value) * f64::from(*gamma) - mean) as f32;
+        }
+    }
+    rows
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// `values` with the bias of this name added, if it has one.
+fn with_bias(graph: &Graph, name: &str, values: impl Iterator<Item = f64>) -> Result<Vec<f32>, String> {
+    if name.is_empty() {
+        return Ok(values.map(|value| value as f32).collect());
+    }
+    let bias = floats(constant(graph, name)?)?;
+    Ok(values.zip(bias).map(|(value, bias)| (value + f64::from(bias)) as f32).collect())
 }
 
 /// `[buckets, heads]` as `[heads, 2 * longest - 1]`.
@@ -76,16 +125,21 @@ fn integers(data: &TensorData) -> Result<Bytes, String> {
     Ok(bytes.into())
 }
 
-/// The values in f32, transposed on demand.
-fn floats(data: &TensorData, transposed: Option<()>) -> Result<Vec<f32>, String> {
+/// The values in f32.
+fn floats(data: &TensorData) -> Result<Vec<f32>, String> {
     if !data.dtype().is_float() {
         return Err(format!("expected floats, found {}", data.dtype()));
     }
-    let values: Vec<f32> = match data.as_slice::<f32>() {
+    Ok(match data.as_slice::<f32>() {
         Ok(values) => values.to_vec(),
         Err(_) => data.to_f64().into_iter().map(|value| value as f32).collect(),
-    };
-    if transposed.is_none() {
+    })
+}
+
+/// The values of a matrix in f32, by output feature.
+fn matrix(data: &TensorData, layout: WeightLayout) -> Result<Vec<f32>, String> {
+    let values = floats(data)?;
+    if layout == WeightLayout::OutIn {
         return Ok(values);
     }
     let [rows, columns] = *data.shape() else {
@@ -127,6 +181,9 @@ fn narrow(values: Vec<f32>, precision: Precision) -> Result<Bytes, String> {
 }
 
 #[cfg(test)]
+mod norm_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -144,13 +201,55 @@ mod tests {
     fn matrices_are_laid_out_by_output_feature() {
         let graph = graph(TensorData::from_vec(vec![2, 3], vec![1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
         let values = |form| {
-            let bytes = convert(&graph, &plan(form), Precision::F16).unwrap();
-            assert_eq!(Some(bytes.len()), length(&graph, &plan(form), Precision::F16));
+            let plan = plan(form);
+            let bytes = convert(&graph, &plan, Precision::F16).unwrap();
+            assert_eq!(Some(bytes.len()), length(&graph, &plan, Precision::F16));
             let halves = bytes.chunks(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]).to_f32());
             halves.collect::<Vec<_>>()
         };
         assert_eq!(values(WeightForm::Rows), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert_eq!(values(WeightForm::Transposed), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+
+    #[test]
+    fn layers_behind_a_deferred_norm_have_centred_rows_and_its_shift_in_the_bias() {
+        let mut graph = graph(TensorData::from_vec(vec![2, 3], vec![1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
+        graph.add_constant("gamma", TensorData::vector(vec![2f32, 1.0, 4.0])).unwrap();
+        graph.add_constant("beta", TensorData::vector(vec![1f32, -1.0, 2.0])).unwrap();
+        let turned = TensorData::from_vec(vec![3, 2], vec![1f32, 4.0, 2.0, 5.0, 3.0, 6.0]).unwrap();
+        graph.add_constant("turned", turned).unwrap();
+        graph.add_constant("bias", TensorData::vector(vec![10f32, 20.0])).unwrap();
+        graph.add_constant("row", TensorData::vector(vec![1f32, 2.0, 3.0])).unwrap();
+        let values = |name: &str, form: WeightForm| {
+            let plan = WeightPlan { name: name.into(), form };
+            let bytes = convert(&graph, &plan, Precision::F32).unwrap();
+            assert_eq!(Some(bytes.len()), length(&graph, &plan, Precision::F32));
+            let words = bytes.chunks(4).map(|word| f32::from_le_bytes(word.try_into().unwrap()));
+            words.collect::<Vec<_>>()
+        };
+        let (gamma, beta) = (String::from("gamma"), String::from("beta"));
+        for (name, layout) in [("w", WeightLayout::OutIn), ("turned", WeightLayout::InOut)] {
+            let matrix = values(name, WeightForm::Centred { layout, gamma: gamma.clone() });
+            let third = 16.0 / 3.0;
+            let expected = [
+                2.0 - third,
+                2.0 - third,
+                12.0 - third,
+                8.0 - 37.0 / 3.0,
+                5.0 - 37.0 / 3.0,
+                24.0 - 37.0 / 3.0,
+            ];
+            assert!(
+                matrix.iter().zip(expected).all(|(a, b): (&f32, f64)| (f64::from(*a) - b).abs() < 1e-5),
+                "{matrix:?}"
+            );
+            let of_norm = || WeightForm::BiasOfNorm { matrix: name.into(), layout, beta: beta.clone() };
+            assert_eq!(values("bias", of_norm()), [15.0, 31.0]);
+            assert_eq!(values("", of_norm()), [5.0, 11.0]);
+        }
+        let and_shift = || WeightForm::BiasAndShift { beta: beta.clone() };
+        assert_eq!(values("row", and_shift()), [2.0, 1.0, 5.0]);
+        assert_eq!(values("", and_shift()), [1.0, -1.0, 2.0]);
     }
 
     #[test]

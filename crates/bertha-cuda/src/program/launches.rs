@@ -29,7 +29,8 @@ impl Program {
         match step {
             CudaStep::Embedding(step) => row::embedding(storage, step, setting),
             CudaStep::LayerNorm { x, norm, y, width, rows } => {
-                row::layer_norm(storage, [*x, *y], norm, *width, *rows, setting)
+                let output_f32 = self.tensors[*y].storage == Storage::F32;
+                row::layer_norm(storage, [*x, *y], norm, *width, *rows, output_f32, setting)
             }
             CudaStep::Linear(linear) => gemm::launch(storage, linear, setting),
             CudaStep::Attention(step) => attention::launch(storage, step, setting),

@@ -8,25 +8,27 @@ use bertha_graph::{
     DType, Dim, Graph, Node, Op, Origin, RelativeBuckets, Shape, TensorId, UnaryOp, WeightLayout,
 };
 
+use super::deferred::Deferred;
 use super::generate;
 use super::order::mark_needed;
 use super::step::{
-    Attention, CudaStep, Embedding, Linear, Lookup, NextWeight, Norm, RelativeBias, TensorIndex, WeightIndex,
+    Attention, CudaStep, Embedding, Lookup, NextWeight, Norm, RelativeBias, TensorIndex, WeightIndex,
 };
 use super::{
     Arena, Input, LowerError, OutputPlan, Place, Program, Step, Storage, TensorPlan, UnsupportedNode,
     WeightForm, WeightPlan,
 };
+use crate::arch::Arch;
 use crate::kernels::Rows;
 use crate::kernels::attention::takes_head_dim;
 use crate::kernels::row::{MOST_TABLES, WIDEST_ROW};
 
-/// Lowers `graph` in a precision. The same graph gives the same program, index for index.
-pub(crate) fn lower(graph: &Graph, precision: Precision) -> Result<Program, LowerError> {
+/// Lowers `graph` in a precision for an architecture. The same graph gives the same program, index for index.
+pub(crate) fn lower(graph: &Graph, precision: Precision, arch: Arch) -> Result<Program, LowerError> {
     if graph.outputs().len() > 64 {
         return Err(LowerError::TooManyOutputs { count: graph.outputs().len() });
     }
-    let mut lowering = Lowering::new(graph, precision)?;
+    let mut lowering = Lowering::new(graph, precision, arch)?;
     let mut unsupported = Vec::new();
     // What cannot be computed for want of a kernel further up is not the node's own fault.
     let mut missing: HashSet<TensorId> = HashSet::new();
@@ -55,25 +57,30 @@ pub(super) type Lowered<T> = Result<T, String>;
 pub(super) struct Lowering<'a> {
     pub(super) graph: &'a Graph,
     uses: Uses,
-    storage: Storage,
+    pub(super) storage: Storage,
     steps: Vec<Step>,
-    tensors: Vec<TensorPlan>,
+    pub(super) tensors: Vec<TensorPlan>,
     weights: Vec<WeightPlan>,
     index_of: HashMap<TensorId, TensorIndex>,
     buffer_of: HashMap<TensorIndex, usize>,
-    buffers: Vec<Buffer>,
+    pub(super) buffers: Vec<Buffer>,
     /// Pairs of a tensor and another that is a view of it.
     views: Vec<(TensorIndex, TensorIndex)>,
     /// Tensors that were converted to another type, with the results.
     casts: HashMap<(TensorIndex, Storage), TensorIndex>,
+    pub(super) deferred: Deferred,
+    /// The statistics of rows whose norm is deferred.
+    pub(super) stats_of: HashMap<TensorIndex, TensorIndex>,
 }
 
 impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph, precision: Precision) -> Result<Self, LowerError> {
+    fn new(graph: &'a Graph, precision: Precision, arch: Arch) -> Result<Self, LowerError> {
+        let (uses, storage) = (Uses::of(graph), Storage::of(precision));
         let mut lowering = Lowering {
             graph,
-            uses: Uses::of(graph),
-            storage: Storage::of(precision),
+            deferred: Deferred::find(graph, &uses, storage, arch),
+            uses,
+            storage,
             steps: Vec::new(),
             tensors: Vec::new(),
             weights: Vec::new(),
@@ -82,6 +89,7 @@ impl<'a> Lowering<'a> {
             buffers: Vec::new(),
             views: Vec::new(),
             casts: HashMap::new(),
+            stats_of: HashMap::new(),
         };
         for id in graph.inputs() {
             let tensor = graph.tensor(*id);
@@ -103,6 +111,13 @@ impl<'a> Lowering<'a> {
         let [Some(y)] = node.outputs.as_slice() else {
             return self.lower_several(node);
         };
+        if let Some(norm) = self.deferred.norm(*y)
+            && norm.rows != *y
+        {
+            let rows = self.read(norm.rows)?;
+            self.index_of.insert(*y, rows);
+            return Ok(());
+        }
         if is_alias(&node.op)
             && let Some(Some(x)) = node.inputs.first()
             && self.graph.tensor(*x).constant().is_none()
@@ -124,8 +139,7 @@ impl<'a> Lowering<'a> {
                 self.expect_input(node, 1, Input::CuSeqlens)?;
                 let (x, width) = self.matrix(node, 0, Rows::Tokens)?;
                 check_width(width)?;
-                let storage = if self.is_for_the_caller(*y) { Storage::F32 } else { self.storage };
-                let y = self.write(*y, storage);
+                let y = self.write(*y, self.storage_of_result(*y));
                 CudaStep::Pool { kind: *kind, x, y, width }
             }
             _ => CudaStep::Generated(generate::generate(self, node, *y)?),
@@ -179,11 +193,12 @@ impl<'a> Lowering<'a> {
         }
         check_width(width)?;
         let norm = match epsilon {
-            Some(epsilon) => Some(self.affine(norm, epsilon, width)?),
-            None => None,
+            Some(epsilon) if self.deferred.norm(y).is_none() => Some(self.affine(norm, epsilon, width)?),
+            _ => None,
         };
-        let y = self.write(y, self.storage);
-        Ok(CudaStep::Embedding(Embedding { lookups, norm, y, width }))
+        let index = self.write(y, self.storage);
+        let stats = self.stats(y, index, width);
+        Ok(CudaStep::Embedding(Embedding { lookups, norm, y: index, stats, width }))
     }
 
     fn norm(&mut self, node: &Node, axis: i64, epsilon: f32, width: usize) -> Lowered<Norm> {
@@ -216,54 +231,8 @@ impl<'a> Lowering<'a> {
         let (x, width) = self.matrix(node, 0, rows)?;
         check_width(width)?;
         let norm = self.norm(node, axis, epsilon, width)?;
-        let y = self.write(y, self.storage);
+        let y = self.write(y, self.storage_of_result(y));
         Ok(CudaStep::LayerNorm { x, norm, y, width, rows })
-    }
-
-    fn linear(
-        &mut self,
-        node: &Node,
-        y: TensorId,
-        layout: WeightLayout,
-        activation: bertha_graph::Activation,
-    ) -> Lowered<CudaStep> {
-        let rows = self.rows_of(y)?;
-        let (x, k) = self.matrix(node, 0, rows)?;
-        let weight = operand(node, 1).ok_or("its weight is missing")?;
-        let data = self.constant(weight).ok_or("its weight is computed")?;
-        let n = match (layout, data.shape()) {
-            (WeightLayout::OutIn, [n, width]) | (WeightLayout::InOut, [width, n]) if *width == k => *n,
-            (_, shape) => return Err(format!("a weight of shape {shape:?} for {k} features")),
-        };
-        let bias = match operand(node, 2) {
-            None => self.weight_plan(WeightPlan { name: String::new(), form: WeightForm::Zeros(n) }),
-            Some(bias) if self.constant(bias).is_some_and(|data| data.shape() == [n]) => {
-                self.weight(bias, WeightForm::F32)
-            }
-            Some(_) => return Err("a bias that is no constant row".into()),
-        };
-        let residual = match operand(node, 3) {
-            None => None,
-            Some(_) => Some(self.matrix(node, 3, rows)?.0),
-        };
-        let weight = self.weight(weight, WeightForm::of_matrix(layout));
-        // What only the caller reads is handed out in f32 anyway.
-        let output_f32 = self.storage != Storage::F32 && self.is_for_the_caller(y);
-        let storage = if output_f32 { Storage::F32 } else { self.storage };
-        let y = self.write(y, storage);
-        Ok(CudaStep::Linear(Linear {
-            x,
-            weight,
-            bias,
-            residual,
-            y,
-            n,
-            k,
-            activation,
-            rows,
-            output_f32,
-            next: None,
-        }))
     }
 
     fn attention(
@@ -350,7 +319,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Operand `index` as a matrix with rows of this kind; also its width.
-    fn matrix(&mut self, node: &Node, index: usize, rows: Rows) -> Lowered<(TensorIndex, usize)> {
+    pub(super) fn matrix(&mut self, node: &Node, index: usize, rows: Rows) -> Lowered<(TensorIndex, usize)> {
         let id = operand(node, index).ok_or_else(|| format!("operand {index} is missing"))?;
         let dims = self.graph.tensor(id).ty.shape.dims();
         let width = match dims {
@@ -368,7 +337,7 @@ impl<'a> Lowering<'a> {
         Ok((self.in_storage(node, tensor, self.storage)?, width))
     }
 
-    fn rows_of(&self, id: TensorId) -> Lowered<Rows> {
+    pub(super) fn rows_of(&self, id: TensorId) -> Lowered<Rows> {
         let shape = &self.graph.tensor(id).ty.shape;
         [Rows::Tokens, Rows::Sequences]
             .into_iter()
@@ -444,7 +413,7 @@ impl<'a> Lowering<'a> {
         index
     }
 
-    fn new_buffer(&mut self, index: TensorIndex, size: Dim) {
+    pub(super) fn new_buffer(&mut self, index: TensorIndex, size: Dim) {
         let at = self.steps.len();
         self.buffer_of.insert(index, self.buffers.len());
         self.buffers.push(Buffer { size, first: at, last: at });
@@ -462,7 +431,7 @@ impl<'a> Lowering<'a> {
         self.weight_plan(WeightPlan { name: self.graph.tensor(id).name.clone(), form })
     }
 
-    fn weight_plan(&mut self, plan: WeightPlan) -> WeightIndex {
+    pub(super) fn weight_plan(&mut self, plan: WeightPlan) -> WeightIndex {
         self.weights.iter().position(|other| *other == plan).unwrap_or_else(|| {
             self.weights.push(plan);
             self.weights.len() - 1
@@ -486,6 +455,11 @@ impl<'a> Lowering<'a> {
     /// Whether only the caller reads `id`, so that it may as well be f32.
     pub(super) fn is_for_the_caller(&self, id: TensorId) -> bool {
         self.uses.is_output(id) && self.uses.readers(id).is_empty()
+    }
+
+    /// The type in which a kernel that can write f32 writes `y`: what only the caller reads is handed out in f32 anyway.
+    pub(super) fn storage_of_result(&self, y: TensorId) -> Storage {
+        if self.is_for_the_caller(y) { Storage::F32 } else { self.storage }
     }
 
     /// `y` is the bytes of `x` under another shape.
@@ -574,7 +548,7 @@ fn input_shape(input: Input) -> Shape {
     Shape(vec![dim])
 }
 
-fn symbol(rows: Rows) -> Dim {
+pub(super) fn symbol(rows: Rows) -> Dim {
     match rows {
         Rows::Tokens => Dim::symbol("tokens"),
         Rows::Sequences => Dim::symbol("batch"),

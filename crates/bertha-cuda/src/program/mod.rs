@@ -1,7 +1,9 @@
 //! A lowered graph: typed steps over tensors that have places.
 
+mod deferred;
 mod generate;
 mod launches;
+mod linear;
 mod lower;
 mod memory;
 mod order;
@@ -17,7 +19,9 @@ pub use generate::{Generated, Read};
 pub(crate) use lower::lower;
 pub use memory::Arena;
 pub use plugin::PluginStep;
-pub use step::{Attention, CudaStep, Embedding, Linear, Lookup, NextWeight, Norm, RelativeBias};
+pub use step::{
+    Attention, CudaStep, DeferredNorm, Embedding, Linear, Lookup, NextWeight, Norm, NormOf, RelativeBias,
+};
 
 use crate::kernels::KernelSpec;
 
@@ -169,7 +173,7 @@ impl Input {
 }
 
 /// A constant of the graph in the form in which kernels read it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WeightPlan {
     /// Its name in the graph.
     pub name: String,
@@ -178,7 +182,7 @@ pub struct WeightPlan {
 }
 
 /// How a weight lies on the card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightForm {
     /// Row by row as in the graph, in the precision's type: tables, and matrices `[out, in]`.
@@ -201,6 +205,28 @@ pub enum WeightForm {
     },
     /// So many zeros in f32: the bias of a layer that has none. Its name means nothing.
     Zeros(usize),
+    /// The matrix of a layer that applies the norm of its input: `[out, in]`, its columns times `gamma`, less the mean of
+    /// each row, in the precision's type.
+    Centred {
+        /// How the graph has the matrix.
+        layout: WeightLayout,
+        /// The norm's scale, by name.
+        gamma: String,
+    },
+    /// The bias of such a layer, `bias + matrix * beta` in f32. Without a bias its name is empty.
+    BiasOfNorm {
+        /// The matrix, by name.
+        matrix: String,
+        /// How the graph has it.
+        layout: WeightLayout,
+        /// The norm's shift, by name.
+        beta: String,
+    },
+    /// The bias of a layer that applies the norm of its residual, `bias + beta` in f32. Without a bias its name is empty.
+    BiasAndShift {
+        /// The norm's shift, by name.
+        beta: String,
+    },
 }
 
 impl WeightForm {

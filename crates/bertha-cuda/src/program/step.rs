@@ -59,6 +59,8 @@ pub struct Embedding {
     pub norm: Option<Norm>,
     /// The result, `[tokens, width]`.
     pub y: TensorIndex,
+    /// Statistics of its rows for whoever applies a deferred norm, `F32 [tokens, width / 64, 2]`.
+    pub stats: Option<TensorIndex>,
     /// Width of the rows.
     pub width: usize,
 }
@@ -96,8 +98,12 @@ pub struct Linear {
     pub bias: WeightIndex,
     /// `[rows, n]`, added last.
     pub residual: Option<TensorIndex>,
+    /// A deferred norm that the layer applies to what it reads; its weights are made for that.
+    pub norm: Option<DeferredNorm>,
     /// `[rows, n]`.
     pub y: TensorIndex,
+    /// Statistics of its rows for whoever applies a deferred norm, `F32 [rows, n / 64, 2]`.
+    pub stats: Option<TensorIndex>,
     /// Features of the result.
     pub n: usize,
     /// Features of `x`.
@@ -110,6 +116,29 @@ pub struct Linear {
     pub output_f32: bool,
     /// The weight of the next layer, which may be fetched ahead.
     pub next: Option<NextWeight>,
+}
+
+/// A layer norm that is applied by the layer that reads the rows: see `program/deferred.rs`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeferredNorm {
+    /// Which of the layer's operands holds rows before their norm.
+    pub of: NormOf,
+    /// Their statistics, `F32 [rows, width / 64, 2]`.
+    pub stats: TensorIndex,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// What a deferred norm normalises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormOf {
+    /// The layer's input.
+    Input,
+    /// The residual, by this scale: `F32 [n]`.
+    Residual {
+        /// The weight.
+        gamma: WeightIndex,
+    },
 }
 
 /// A weight that is needed soon.
@@ -157,7 +186,8 @@ impl CudaStep {
             CudaStep::LayerNorm { x, .. } | CudaStep::Pool { x, .. } => visit(*x),
             CudaStep::Linear(linear) => {
                 visit(linear.x);
-                linear.residual.into_iter().for_each(visit);
+                linear.residual.into_iter().for_each(&mut visit);
+                linear.norm.into_iter().for_each(|norm| visit(norm.stats));
             }
             CudaStep::Attention(attention) => {
                 visit(attention.q);
@@ -174,9 +204,9 @@ impl CudaStep {
     /// Calls `visit` with every tensor that the step writes.
     pub fn writes(&self, mut visit: impl FnMut(TensorIndex)) {
         match self {
-            CudaStep::Embedding(step) => visit(step.y),
+            CudaStep::Embedding(step) => [Some(step.y), step.stats].into_iter().flatten().for_each(visit),
             CudaStep::LayerNorm { y, .. } | CudaStep::Pool { y, .. } => visit(*y),
-            CudaStep::Linear(linear) => visit(linear.y),
+            CudaStep::Linear(linear) => [Some(linear.y), linear.stats].into_iter().flatten().for_each(visit),
             CudaStep::Attention(attention) => visit(attention.y),
             CudaStep::Generated(generated) => visit(generated.y),
             CudaStep::Plugin(plugin) => plugin.results.iter().copied().for_each(visit),

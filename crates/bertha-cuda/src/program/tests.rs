@@ -9,7 +9,9 @@ use crate::arch::Arch;
 use crate::kernels::{Launch, LaunchArg, Operand, Setting};
 
 /// A graph over ids and offsets with the output that `body` makes of them.
-fn graph(body: impl FnOnce(&mut GraphBuilder, TensorId, TensorId) -> Result<TensorId, GraphError>) -> Graph {
+pub(super) fn graph(
+    body: impl FnOnce(&mut GraphBuilder, TensorId, TensorId) -> Result<TensorId, GraphError>,
+) -> Graph {
     let mut b = GraphBuilder::new("refused");
     let ids = b.input(ragged::INPUT_IDS, DType::I32, shape!["tokens"]).unwrap();
     let cu_seqlens = b.input(ragged::CU_SEQLENS, DType::I32, shape![Dim::from("batch") + 1]).unwrap();
@@ -18,12 +20,12 @@ fn graph(body: impl FnOnce(&mut GraphBuilder, TensorId, TensorId) -> Result<Tens
     b.finish().unwrap()
 }
 
-fn table(b: &mut GraphBuilder, rows: usize, width: usize) -> TensorId {
+pub(super) fn table(b: &mut GraphBuilder, rows: usize, width: usize) -> TensorId {
     b.constant(TensorData::from_vec(vec![rows, width], vec![0.5f32; rows * width]).unwrap()).unwrap()
 }
 
 fn refusal(graph: &Graph) -> String {
-    lower(graph, Precision::F16).unwrap_err().to_string()
+    lower(graph, Precision::F16, Arch::Sm90a).unwrap_err().to_string()
 }
 
 #[test]
@@ -36,7 +38,7 @@ fn attentions_of_one_shape_are_lowered_and_those_of_two_refused() {
             b.named("second").attention(y, y, y, &Attention::ragged(cu_seqlens, second))
         })
     };
-    lower(&twice(2), Precision::F16).unwrap();
+    lower(&twice(2), Precision::F16, Arch::Sm90a).unwrap();
     let why = refusal(&twice(4));
     assert!(why.contains("`second`") && why.contains("attentions of different shapes"), "{why}");
 }
@@ -78,7 +80,7 @@ fn slices_of_nothing_are_lowered() {
         let (start, end, axis, step) = (bound(-1)?, bound(i64::MIN)?, bound(1)?, bound(-1)?);
         b.node(bertha_graph::Op::Slice, &[nothing, start, end, axis, step].map(Some))
     });
-    lower(&graph, Precision::F32).unwrap();
+    lower(&graph, Precision::F32, Arch::Sm90a).unwrap();
 }
 
 #[test]
@@ -89,7 +91,7 @@ fn outputs_have_the_type_of_their_bytes() {
     });
     assert_eq!(graph.dtype(graph.outputs()[0].1), DType::F16);
     for precision in Precision::ALL {
-        assert_eq!(lower(&graph, precision).unwrap().outputs[0].dtype, DType::F32);
+        assert_eq!(lower(&graph, precision, Arch::Sm90a).unwrap().outputs[0].dtype, DType::F32);
     }
 }
 
@@ -168,7 +170,7 @@ mod plugins {
     }
 
     fn launch(graph: &Graph, precision: Precision) -> (Program, Launch) {
-        let program = lower(graph, precision).unwrap();
+        let program = lower(graph, precision, Arch::Sm90a).unwrap();
         let setting = Setting::typical(Arch::Sm90a).for_batch(50, 3, 20);
         let at = program.steps.iter().position(|step| matches!(step.step, CudaStep::Plugin(_))).unwrap();
         let launch = program.launches(&setting).remove(at);
@@ -235,7 +237,7 @@ mod plugins {
         let again = graph.add_node("again", op, &inputs, &["", "means"]).unwrap();
         let means = graph.node(again).outputs[1].unwrap();
         graph.add_output("means", means).unwrap();
-        let program = lower(&graph, Precision::F16).unwrap();
+        let program = lower(&graph, Precision::F16, Arch::Sm90a).unwrap();
         let needed: Vec<u64> = program.steps.iter().map(|step| step.needed_by).collect();
         // The last step gives `y` in f32.
         assert_eq!(needed, [0b11, 0b01, 0b10, 0b01]);

@@ -314,7 +314,7 @@ mod tests {
         let mut config = EncoderConfig::named("minilm-l6").unwrap();
         (config.layers, config.vocabulary, config.positions, config.relative) = (1, 50, positions, relative);
         let model = bertha_compile::optimize_model(&config.build(1).unwrap()).unwrap().0;
-        lower(&model.graph, bertha_compile::Precision::F16).unwrap()
+        lower(&model.graph, bertha_compile::Precision::F16, crate::arch::Arch::Sm90a).unwrap()
     }
 
     #[test]

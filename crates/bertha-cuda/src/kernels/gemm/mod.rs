@@ -13,8 +13,10 @@ mod small_sm90a;
 use bertha_graph::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{Launch, Setting};
-use crate::program::{Linear, Storage};
+use super::row::STATS_COLUMNS;
+use super::{KernelSpec, Launch, LaunchArg, Operand, Setting};
+use crate::arch::Arch;
+use crate::program::{DeferredNorm, Linear, NormOf, Storage};
 
 /// A kernel for a linear layer, and the sizes that tell its variants apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -64,6 +66,10 @@ impl Tactic {
 
     /// How the layer is launched with this tactic; `None` when it cannot be.
     fn launch(self, storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
+        let knows_norms = matches!(self, Tactic::GemmSm90a { .. } | Tactic::GemmSmallSm90a { .. });
+        if !knows_norms && (linear.norm.is_some() || linear.stats.is_some()) {
+            return None;
+        }
         match self {
             Tactic::GemmSmallSm90a { tokens, split } => {
                 small_sm90a::launch((tokens, split), storage, linear, setting)
@@ -81,6 +87,56 @@ pub(crate) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> La
     let found = tactic.and_then(|tactic| tactic.launch(storage, linear, setting));
     // The SIMT kernel's smallest tile fits every shape and architecture.
     found.unwrap_or_else(|| f32::smallest(linear, setting))
+}
+
+/// Whether all kernels that run products of whole tokens there can apply deferred norms and store statistics.
+pub(crate) fn takes_norms(arch: Arch, storage: Storage) -> bool {
+    small_sm90a::TAKES_NORMS && arch == Arch::Sm90a && matches!(storage, Storage::F16 | Storage::Bf16)
+}
+
+/// Whether a deferred norm's rows may be so wide.
+pub(crate) fn takes_norms_of(width: usize) -> bool {
+    width.is_multiple_of(STATS_COLUMNS) && (STATS_COLUMNS..=WIDEST_NORM).contains(&width)
+}
+
+/// Whether the kernels of Hopper run products with so many features of input or output.
+pub(crate) fn takes_size(features: usize) -> bool {
+    features > 0 && features.is_multiple_of(8)
+}
+
+/// The widest row whose statistics a kernel merges.
+const WIDEST_NORM: usize = 1024;
+
+/// Whether Hopper's own kernels can run a layer.
+fn fits_sm90a(storage: Storage, linear: &Linear, setting: &Setting) -> bool {
+    setting.arch == Arch::Sm90a
+        && matches!(storage, Storage::F16 | Storage::Bf16)
+        && takes_size(linear.n)
+        && takes_size(linear.k)
+}
+
+impl KernelSpec {
+    /// The macros of deferred norms.
+    fn norms(self, linear: &Linear) -> Self {
+        let of = linear.norm.map(|norm| norm.of);
+        self.flag("NORM_INPUT", of == Some(NormOf::Input))
+            .flag("NORM_RESIDUAL", matches!(of, Some(NormOf::Residual { .. })))
+            .flag("STATS_OUTPUT", linear.stats.is_some())
+    }
+}
+
+/// The arguments of deferred norms: statistics, gamma, epsilon, and statistics to write.
+fn norm_arguments(linear: &Linear) -> [LaunchArg; 4] {
+    let gamma = match linear.norm {
+        Some(DeferredNorm { of: NormOf::Residual { gamma }, .. }) => Operand::Weight(gamma),
+        _ => Operand::Null,
+    };
+    [
+        LaunchArg::Address(linear.norm.map_or(Operand::Null, |norm| Operand::Tensor(norm.stats))),
+        LaunchArg::Address(gamma),
+        LaunchArg::Float(linear.norm.map_or(0.0, |norm| norm.epsilon)),
+        LaunchArg::Address(linear.stats.map_or(Operand::Null, Operand::Tensor)),
+    ]
 }
 
 /// `ACTIVATION` of `activation.cuh`.

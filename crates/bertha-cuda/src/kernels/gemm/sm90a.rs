@@ -1,7 +1,6 @@
 //! `gemm_sm90a.cu`: many tokens on Hopper.
 
-use super::{Tactic, Tile, activation_number, best_tile};
-use crate::arch::Arch;
+use super::{Tactic, Tile, activation_number, best_tile, fits_sm90a, norm_arguments};
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -16,6 +15,9 @@ const STORE_BYTES: usize = 8192;
 fn stage_bytes(tile_n: usize) -> usize {
     (TILE_M + tile_n) * BLOCK_K * 2
 }
+
+/// Bytes for the norms of two tiles' rows.
+const NORM_BYTES: usize = 2 * TILE_M * 8 + 32;
 
 fn shared_bytes(tile_n: usize, stages: usize, store_buffers: usize) -> usize {
     stages * stage_bytes(tile_n) + 2 * store_buffers * STORE_BYTES + 16 * stages
@@ -47,16 +49,9 @@ fn store_buffers(tile_n: usize, output_f32: bool) -> usize {
     }
 }
 
-fn takes(storage: Storage, linear: &Linear, setting: &Setting) -> bool {
-    setting.arch == Arch::Sm90a
-        && matches!(storage, Storage::F16 | Storage::Bf16)
-        && linear.n.is_multiple_of(8)
-        && linear.k.is_multiple_of(8)
-}
-
 /// Whether the kernel can finish a tile between the products of the next.
 fn can_defer(tile_n: usize, linear: &Linear) -> bool {
-    linear.residual.is_none() && !linear.output_f32 && linear.k >= 2 * tile_n
+    linear.residual.is_none() && linear.stats.is_none() && !linear.output_f32 && linear.k >= 2 * tile_n
 }
 
 fn tiles(rows: usize, linear: &Linear, tile_n: usize) -> usize {
@@ -64,7 +59,7 @@ fn tiles(rows: usize, linear: &Linear, tile_n: usize) -> usize {
 }
 
 pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
-    if !takes(storage, linear, setting) {
+    if !fits_sm90a(storage, linear, setting) {
         return None;
     }
     let rows = setting.rows_to_choose_by(linear.rows);
@@ -82,12 +77,13 @@ pub(super) fn launch(
     setting: &Setting,
 ) -> Option<Launch> {
     let has_tile = TILES.iter().any(|(_, columns)| *columns == tile_n);
-    if !has_tile || !takes(storage, linear, setting) || defer && !can_defer(tile_n, linear) {
+    if !has_tile || !fits_sm90a(storage, linear, setting) || defer && !can_defer(tile_n, linear) {
         return None;
     }
     let capacity = setting.allocated(linear.rows);
     let store_buffers = store_buffers(tile_n, linear.output_f32);
-    let stages = stages(tile_n, store_buffers, setting.arch.shared_bytes());
+    let norm_bytes = if linear.norm.is_some() { NORM_BYTES } else { 0 };
+    let stages = stages(tile_n, store_buffers, setting.arch.shared_bytes() - norm_bytes);
     let kernel = KernelSpec::file("gemm_sm90a")
         .element(storage)
         .with("N", linear.n)
@@ -98,9 +94,10 @@ pub(super) fn launch(
         .with("ACTIVATION", activation_number(linear.activation))
         .flag("RESIDUAL", linear.residual.is_some())
         .flag("OUTPUT_F32", linear.output_f32)
-        .flag("DEFER", defer);
+        .flag("DEFER", defer)
+        .norms(linear);
     let blocks = tiles(capacity, linear, tile_n).min(setting.multiprocessors);
-    let config = setting.config(blocks, THREADS, shared_bytes(tile_n, stages, store_buffers));
+    let config = setting.config(blocks, THREADS, norm_bytes + shared_bytes(tile_n, stages, store_buffers));
     let bf16 = storage == Storage::Bf16;
     let map = |rows: usize, columns: usize, box_rows: usize| TensorMapDesc {
         bf16,
@@ -119,7 +116,7 @@ pub(super) fn launch(
         None => a,
         Some(residual) => LaunchArg::Map(Operand::Tensor(residual), map(capacity, linear.n, TILE_M)),
     };
-    let args = vec![
+    let mut args = vec![
         a,
         w,
         d,
@@ -129,5 +126,6 @@ pub(super) fn launch(
         LaunchArg::Address(Operand::Batch(linear.rows)),
         LaunchArg::Int(capacity as i32),
     ];
+    args.extend(norm_arguments(linear));
     Some(Launch { kernel, config, args })
 }

@@ -1,7 +1,6 @@
 //! `gemm_small_sm90a.cu`: few tokens on Hopper, made for latency.
 
-use super::{Tactic, activation_number};
-use crate::arch::Arch;
+use super::{Tactic, activation_number, fits_sm90a};
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -15,6 +14,8 @@ const TOKENS: [usize; 8] = [8, 16, 32, 64, 96, 128, 192, 256];
 const SPLITS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 /// Tokens up to which this kernel is the better one.
 const MOST_TOKENS: usize = 256;
+/// Whether the kernel applies deferred norms and stores statistics, as `gemm_sm90a.cu` does.
+pub(super) const TAKES_NORMS: bool = true;
 
 fn shared_bytes(tokens: usize, split: usize, stages: usize) -> usize {
     let owned = (tokens / 8).div_ceil(split);
@@ -34,10 +35,7 @@ fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usiz
 }
 
 fn takes(storage: Storage, linear: &Linear, setting: &Setting) -> bool {
-    setting.arch == Arch::Sm90a
-        && matches!(storage, Storage::F16 | Storage::Bf16)
-        && linear.n.is_multiple_of(8)
-        && linear.k.is_multiple_of(8)
+    fits_sm90a(storage, linear, setting) && linear.norm.is_none() && linear.stats.is_none()
 }
 
 pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
