@@ -3,6 +3,8 @@
     python bench/gpu/gemm.py compile            compiles every variant, prints registers and spills (needs no device)
     python bench/gpu/gemm.py check OUT.json     every variant against float64, each in a process of its own
     python bench/gpu/gemm.py time OUT.json      device times in one run with torch's (cuBLASLt)
+    python bench/gpu/gemm.py time-norms OUT.json
+                                                what deferred layer norms add to the products of many tokens
     python bench/gpu/gemm.py chain OUT.json --times TIME.json
                                                 the four products of 12 layers, each needing the one before: tries the
                                                 fastest variants of TIME.json in place and keeps the best of each
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import nvrtc_driver as nd
@@ -41,7 +44,9 @@ def ceil_div(a, b):
 class Variant:
     """One compiled kernel: its macros and the launch arithmetic of its header."""
 
-    def __init__(self, n, k, element="f16", activation="NONE", residual=False, f32=False, **macros):
+    def __init__(self, n, k, element="f16", activation="NONE", residual=False, f32=False, norm=None, stats=False, **macros):
+        """`norm`: "input" or "residual", which of the two holds rows before their layer norm; `stats`: writes its own."""
+        self.norm, self.stats = norm, stats
         self.n, self.k, self.element, self.activation, self.residual, self.f32 = n, k, element, activation, residual, f32
         self.parameters = macros
         self.macros = {"N": n, "K": k, f"ELEMENT_{element.upper()}": None, "ACTIVATION": f"ACTIVATION_{activation}"}
@@ -50,10 +55,15 @@ class Variant:
             self.macros["RESIDUAL"] = None
         if f32:
             self.macros["OUTPUT_F32"] = None
+        if norm:
+            self.macros[f"NORM_{norm.upper()}"] = None
+        if stats:
+            self.macros["STATS_OUTPUT"] = None
 
     @property
     def name(self):
         flags = [self.element, self.activation.lower()] + ["residual"] * self.residual + ["f32"] * self.f32
+        flags += [f"norm-{self.norm}"] * bool(self.norm) + ["stats"] * self.stats
         short = "_".join(f"{k.lower().replace('_', '')}{v}" for k, v in self.parameters.items())
         return f"{self.kind} {self.n}x{self.k} {short} {' '.join(flags)}"
 
@@ -78,7 +88,7 @@ class Large(Variant):
 
     def shared(self):
         stages, tile = self.parameters["STAGES"], self.parameters["TILE_N"]
-        return stages * (128 + tile) * 128 + 2 * self.parameters["STORE_BUFFERS"] * 8192 + 16 * stages
+        return stages * (128 + tile) * 128 + 2 * self.parameters["STORE_BUFFERS"] * 8192 + 16 * stages + (2080 if self.norm else 0)
 
     def grid(self, capacity):
         size = self.cluster()[0]
@@ -86,12 +96,13 @@ class Large(Variant):
         units *= ceil_div(ceil_div(self.n, self.parameters["TILE_N"]), self.get("CLUSTER_N"))
         return (size * min(MULTIPROCESSORS // size, units), 1, 1)
 
-    def arguments(self, a, w, d, bias, residual, batch, capacity, following):
+    def arguments(self, a, w, d, bias, residual, batch, capacity, following, norms=None):
         a_map = nd.tensor_map(a, capacity, self.k, 128 // self.get("CLUSTER_N"))
         w_map = nd.tensor_map(w, self.n, self.k, self.parameters["TILE_N"] // self.get("CLUSTER_M"))
         d_map = a_map if self.f32 else nd.tensor_map(d, capacity, self.n, 64)
         r_map = nd.tensor_map(residual, capacity, self.n, 128) if self.residual else a_map
-        return [a_map, w_map, d_map, r_map, pointer(bias), pointer(d), pointer(batch), ctypes.c_int(capacity)]
+        return [a_map, w_map, d_map, r_map, pointer(bias), pointer(d), pointer(batch), ctypes.c_int(capacity),
+                *norm_arguments(norms)]
 
 
 class Small(Variant):
@@ -114,17 +125,52 @@ class Small(Variant):
         features = ceil_div(ceil_div(self.n, p["FEATURES"]), p["SHARE"]) * p["SHARE"]
         return (p["SPLIT"], features, ceil_div(capacity, p["TOKENS"]))
 
-    def arguments(self, a, w, d, bias, residual, batch, capacity, following):
+    def arguments(self, a, w, d, bias, residual, batch, capacity, following, norms=None):
         p = self.parameters
         a_map = nd.tensor_map(a, capacity, self.k, p["TOKENS"] // p["SHARE"])
         w_map = nd.tensor_map(w, self.n, self.k, p["FEATURES"])
         size = following.numel() * following.element_size() if following is not None else 0
         return [a_map, w_map, pointer(bias), pointer(residual), pointer(d), pointer(batch), pointer(following),
-                ctypes.c_uint(size)]
+                ctypes.c_uint(size)] + (norm_arguments(norms) if self.norm or self.stats else [])
 
 
 def pointer(tensor):
     return ctypes.c_void_p(tensor.data_ptr() if tensor is not None else None)
+
+
+class Norms:
+    """What deferred layer norms need of a launch: statistics of the rows read, gamma, statistics to write."""
+
+    epsilon = 1e-5
+
+    def __init__(self, stats=None, gamma=None, output=None):
+        self.stats, self.gamma, self.output = stats, gamma, output
+
+
+def norm_arguments(norms):
+    norms = norms or Norms()
+    return [pointer(norms.stats), pointer(norms.gamma), ctypes.c_float(norms.epsilon), pointer(norms.output)]
+
+
+def row_stats(x):
+    """{mean, M2} of each chunk of 64 columns of the rows of a matrix, in f32, as row_stats.cuh has them."""
+    import torch
+
+    chunks = x.double().view(x.shape[0], -1, 64)
+    mean = chunks.mean(2)
+    return torch.stack([mean, ((chunks - mean[..., None]) ** 2).sum(2)], 2).float().contiguous()
+
+
+def layer_norm_f64(x, gamma, beta):
+    import torch
+
+    return torch.nn.functional.layer_norm(x.double(), x.shape[1:], gamma.double(), beta.double(), Norms.epsilon)
+
+
+def fold(w, bias, gamma, beta):
+    """Weight and bias of a layer whose input is normalised by others: gamma W with centred rows, and bias + W beta."""
+    scaled = w.double() * gamma.double()
+    return (scaled - scaled.mean(1, keepdim=True)).to(w.dtype), (bias.double() + w.double() @ beta.double()).float()
 
 
 # ---- the variants ------------------------------------------------------------------------------------------------------
@@ -143,6 +189,7 @@ def small(n, k, tokens, features, split, share=1, stages=None, **rest):
     return Small(n, k, TOKENS=tokens, FEATURES=features, SPLIT=split, SHARE=share, STAGES=stages or longest, **rest)
 
 
+NORM_OUT = {"residual": True, "norm": "residual", "stats": True}
 GELU = {"activation": "GELU_ERF"}
 
 
@@ -168,6 +215,20 @@ def check_variants():
     yield large(3072, 768, 256, DEFER=1, element="bf16", **GELU)
     yield large(1000, 328, 128, DEFER=1, activation="TANH")
     yield large(3072, 768, 256, residual=True)
+    yield large(2304, 768, 192, norm="input")
+    yield large(3072, 768, 256, norm="input", DEFER=1, **GELU)
+    yield large(3072, 768, 256, norm="input", element="bf16", **GELU)
+    yield large(4096, 1024, 256, norm="input", DEFER=1, element="bf16", **GELU)
+    yield large(3072, 1024, 192, norm="input", CLUSTER_M=2)
+    yield large(1000, 384, 128, norm="input", f32=True, buffers=0, activation="TANH")
+    yield large(768, 768, 192, **NORM_OUT)
+    yield large(768, 3072, 192, element="bf16", **NORM_OUT)
+    yield large(1024, 1024, 256, **NORM_OUT)
+    yield large(1024, 4096, 256, CLUSTER_N=2, **NORM_OUT)
+    yield large(384, 328, 256, CLUSTER_M=2, **NORM_OUT)
+    yield large(768, 3072, 64, **NORM_OUT)
+    yield large(320, 768, 128, residual=True, stats=True)
+    yield large(768, 768, 192, norm="input", stats=True, residual=True)
     yield small(768, 768, 128, 64, 4, residual=True)
     yield small(768, 768, 128, 64, 6)
     yield small(2304, 768, 128, 64, 3)
@@ -207,6 +268,20 @@ def large_timed():
                     clusters.append({"CLUSTER_M": 2})
                 for cluster in clusters:
                     yield shape, tokens, large(n, k, tile, **rest, **cluster, **epilogue(shape))
+
+
+def norm_timed():
+    """Every shape as it is and with what deferred layer norms add to it, in the tiles that are good for it."""
+    for shape, (n, k) in SHAPES.items():
+        added = NORM_OUT if shape.endswith(("out", "ffn2")) else {"norm": "input"}
+        for tokens in (1024, 4224, 16384):
+            forms = [(tile, {}) for tile in ((64, 128, 192) if tokens == 1024 else (192, 256))]
+            if shape.endswith(("qkv", "ffn1")) and tokens > 1024:
+                forms.append((256, {"DEFER": 1}))
+            for tile, rest in forms:
+                if n % tile == 0:
+                    yield shape, tokens, large(n, k, tile, **rest, **epilogue(shape))
+                    yield shape, tokens, large(n, k, tile, **rest, **{**epilogue(shape), **added})
 
 
 def small_configurations(n, k, tokens):
@@ -257,6 +332,19 @@ def batch_of(tokens):
     return torch.tensor([tokens, 1, 0, tokens], dtype=torch.int32, device="cuda")
 
 
+def check_stats(stats, rows, tokens, capacity, element):
+    """Statistics written beside `rows`, against those of the rows: they may be of the values before rounding."""
+    if not (stats[capacity:] == 7.0).all():
+        raise AssertionError(f"{tokens} tokens: statistics behind the capacity")
+    want = row_stats(rows)
+    step = 2.0**-10 if element == "f16" else 2.0**-7
+    size = (want[..., 1] / 64 + want[..., 0] ** 2).sqrt()
+    mean = ((stats[:tokens, :, 0] - want[..., 0]).abs() / size).max().item()
+    squares = ((stats[:tokens, :, 1] - want[..., 1]).abs() / (64 * size**2)).max().item()
+    if not (mean < step and squares < step):
+        raise AssertionError(f"{tokens} tokens: statistics differ by {mean:.3g} and {squares:.3g} of the size")
+
+
 def check_variant(variant, tokens=None):
     """Largest relative error over the token counts; raises on anything wrong."""
     import torch
@@ -273,16 +361,41 @@ def check_variant(variant, tokens=None):
         w = (torch.randn(variant.n, variant.k, device="cuda") * variant.k**-0.5).to(dtype)
         bias = torch.randn(variant.n, device="cuda")
         residual = torch.randn(capacity, variant.n, device="cuda").to(dtype) if variant.residual else None
-        exact = activation_f64(a.double() @ w.double().t() + bias.double(), variant.activation)
-        if residual is not None:
+        norms, output_stats = Norms(), None
+        read = variant.k if variant.norm == "input" else variant.n
+        gamma, beta = torch.rand(read, device="cuda") + 0.5, torch.randn(read, device="cuda") * 0.2
+        # Spreads and means that differ from row to row; a few channels stand out.
+        def shape_rows(x):
+            rows = x.float() * (torch.rand(capacity, 1, device="cuda") * 4 + 0.1) + torch.randn(capacity, 1, device="cuda")
+            rows[:, 5] *= 20
+            return rows.to(dtype)
+        if variant.norm == "input":
+            a = shape_rows(a)
+            exact = layer_norm_f64(a, gamma, beta) @ w.double().t() + bias.double()
+            norms.stats = row_stats(a)
+            w, bias = fold(w, bias, gamma, beta)
+        else:
+            exact = a.double() @ w.double().t() + bias.double()
+        exact = activation_f64(exact, variant.activation)
+        if residual is not None and variant.norm == "residual":
+            residual = shape_rows(residual)
+            exact += layer_norm_f64(residual, gamma, beta)
+            norms.stats, norms.gamma, bias = row_stats(residual), gamma, bias + beta
+        elif residual is not None:
             exact += residual.double()
+        if residual is not None:
             residual[tokens:] = float("nan")
+        if norms.stats is not None:
+            norms.stats[tokens:] = float("nan")
+        if variant.stats:
+            norms.output = torch.full((capacity + GUARD_ROWS, variant.n // 64, 2), float("nan"), device="cuda")
+            norms.output[capacity:] = 7.0
         a[tokens:] = float("nan")
         whole = torch.full((capacity + GUARD_ROWS, variant.n), float("nan"), device="cuda", dtype=out_type)
         whole[capacity:] = 7.0
         following = torch.randn(1 << 18, device="cuda").to(dtype)
         batch = batch_of(tokens)
-        arguments = variant.arguments(a, w, whole, bias, residual, batch, capacity, following)
+        arguments = variant.arguments(a, w, whole, bias, residual, batch, capacity, following, norms)
         results = []
         for _ in range(3):
             whole[:capacity] = float("nan")
@@ -291,6 +404,8 @@ def check_variant(variant, tokens=None):
             results.append(whole[:tokens].clone())
         if not (whole[capacity:] == 7.0).all():
             raise AssertionError(f"{tokens} tokens: writes behind the capacity")
+        if variant.stats:
+            check_stats(norms.output, results[0], tokens, capacity, variant.element)
         if variant.kind == "small" and not whole[tokens:capacity].isnan().all():
             raise AssertionError(f"{tokens} tokens: writes rows past the tokens")
         if not all(torch.equal(results[0], r) for r in results[1:]):
@@ -299,6 +414,8 @@ def check_variant(variant, tokens=None):
         error = (difference.norm() / exact[:tokens].norm()).item()
         largest = (difference.abs() / (exact[:tokens].abs() + 1)).max().item()
         limit = 6e-4 if variant.element == "f16" else 5e-3
+        if variant.norm == "input":
+            limit *= 1.5  # the weight is rounded again
         if not (error < limit and largest < 8 * limit):
             bad = (~(difference.abs() < 0.1)).nonzero()
             raise AssertionError(f"{tokens} tokens: error {error:.3g}, largest {largest:.3g}, first bad {bad[:3].tolist()}, "
@@ -332,6 +449,12 @@ class Buffers:
         self.bias = torch.randn(n, device="cuda")
         self.bias16 = self.bias.to(dtype)
         self.tokens = tokens
+        self.gamma = torch.rand(n, device="cuda") + 0.5
+        self.stats = {"input": [row_stats(a) for a in self.a], "residual": [row_stats(r) for r in self.r], None: [None] * copies}
+        self.output_stats = [torch.empty(capacity, ceil_div(n, 64), 2, device="cuda") for _ in range(copies)]
+
+    def norms(self, variant, i):
+        return Norms(self.stats[variant.norm][i], self.gamma, self.output_stats[i])
 
 
 def time_library(buffers, shape):
@@ -357,7 +480,8 @@ def time_variant(variant, buffers, prefetch):
     count = buffers.copies
     arguments = [
         variant.arguments(buffers.a[i], buffers.w[i], buffers.d[i], buffers.bias, buffers.r[i] if variant.residual else None,
-                          buffers.batch, buffers.capacity, buffers.w[(i + 1) % count] if prefetch else None)
+                          buffers.batch, buffers.capacity, buffers.w[(i + 1) % count] if prefetch else None,
+                          buffers.norms(variant, i))
         for i in range(count)
     ]
     grid = variant.grid(buffers.capacity)
@@ -369,13 +493,16 @@ def time_variant(variant, buffers, prefetch):
     return (*median_time(call, count), kernel.max_clusters())
 
 
-def run_times(out, only):
+def run_times(out, only, variants, jobs):
     import torch
 
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            list(pool.map(compile_one, {v.name: v for _, _, v in variants}.values()))
     torch.manual_seed(0)
     results = {"card": torch.cuda.get_device_name(), "torch": torch.__version__, "library": [], "ours": [], "failed": []}
     groups = {}
-    for shape, tokens, variant in list(small_timed()) + list(large_timed()):
+    for shape, tokens, variant in variants:
         if only in f"{shape} m{tokens} {variant.name}":
             groups.setdefault((tokens, shape), []).append(variant)
     with torch.inference_mode():
@@ -399,7 +526,8 @@ def run_times(out, only):
             rows.sort(key=lambda r: r["us"])
             results["ours"] += rows
             flops = 2 * tokens * n * k
-            best = " | ".join(f"{r['us']:.2f} {' '.join(r['name'].split()[2:3])}{'+' if r['prefetch'] else ''}" for r in rows[:3])
+            short = lambda r: " ".join(r["name"].split()[2:3]) + "+" * r["prefetch"] + " norm" * ("norm" in r["name"])
+            best = " | ".join(f"{r['us']:.2f} {short(r)}" for r in rows[:6])
             print(f"{shape:>10} m={tokens:<6} lib {bare:7.2f} us {flops / bare / 1e6:5.0f} TF fused {fused:7.2f}; ours {best}"
                   f" = {bare / rows[0]['us']:.2f}x {flops / rows[0]['us'] / 1e6:.0f} TF; worst {rows[-1]['us']:.2f}", flush=True)
             pathlib.Path(out).write_text(json.dumps(results, indent=1))
@@ -533,7 +661,8 @@ def compile_one(variant):
 
 
 def compile_all(only, jobs):
-    variants = {v.name: v for v in list(check_variants()) + [v for _, _, v in list(large_timed()) + list(small_timed())]}
+    timed = list(large_timed()) + list(small_timed()) + list(norm_timed())
+    variants = {v.name: v for v in list(check_variants()) + [v for _, _, v in timed]}
     variants = [v for name, v in variants.items() if only in name]
     with ProcessPoolExecutor(jobs) as pool:
         for variant, found in zip(variants, pool.map(compile_one, variants)):
@@ -545,7 +674,7 @@ def compile_all(only, jobs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["compile", "check", "check-one", "time", "chain"])
+    parser.add_argument("what", choices=["compile", "check", "check-one", "time", "time-norms", "chain"])
     parser.add_argument("out", nargs="?")
     parser.add_argument("--only", default="")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile")
@@ -569,7 +698,8 @@ def main():
     elif arguments.what == "chain":
         run_chain(arguments.out, arguments.times, arguments.only)
     else:
-        run_times(arguments.out, arguments.only)
+        variants = norm_timed() if arguments.what == "time-norms" else list(small_timed()) + list(large_timed())
+        run_times(arguments.out, arguments.only, list(variants), arguments.jobs)
 
 
 if __name__ == "__main__":

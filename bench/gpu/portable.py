@@ -105,6 +105,11 @@ def check_rows(checks):
                     out = poisoned(capacity, hidden, dtype)
                     kernel(grid, m["ROW_THREADS"] * m["ROWS"], 0, [out, x, r, gamma, beta, epsilon, counts])
                     checks.compare(f"layer_norm:{hidden} {spread} {shift}", dtype, out, exact, tokens, 1 + shift / 5)
+        m = row_macros(dtype, hidden, RESIDUAL=0, OUTPUT_F32=1)
+        x, out = random(capacity, hidden, dtype, 1, 0, tokens), poisoned(capacity, hidden, "f32")
+        arguments = [out, x, None, gamma, beta, 1e-12, counts]
+        nvrtc.Kernel("layer_norm.cu", m)(7, m["ROW_THREADS"] * m["ROWS"], 0, arguments)
+        checks.compare(f"layer_norm:{hidden} f32", "f32", out, exact_layer_norm(x[:tokens].double(), gamma, beta, 1e-12), tokens)
         check_embedding(checks, batch, dtype, hidden, gamma, beta)
         check_pool(checks, batch, dtype, hidden)
         m = row_macros(dtype, hidden, ROWS_CU_SEQLENS=1)
@@ -121,18 +126,26 @@ def check_embedding(checks, batch, dtype, hidden, gamma, beta):
     tables = [random(r, hidden, dtype) for r in rows]
     ids = [torch.randint(0, r, (batch.capacity,), dtype=torch.int32, device="cuda") for r in rows]
     places = torch.cat([torch.arange(n, device="cuda") for n in batch.lengths]) + 2
-    for positions in (-1, 1):
-        more = {"TABLES": 3, "LAYER_NORM": 1, "POSITIONS": positions, "POSITION_OFFSET": 2}
+    deferred = dtype != "f32" and hidden % 64 == 0 and hidden <= 1024
+    for positions, stats in [(-1, 0), (1, 0)] + [(-1, 1)] * deferred:
+        more = {"TABLES": 3, "LAYER_NORM": 1 - stats, "STATS": stats, "POSITIONS": positions, "POSITION_OFFSET": 2}
         m = row_macros(dtype, hidden, **more)
         at = [i[: batch.tokens].long() for i in ids]
         if positions == 1:
             at[1] = places
-        exact = exact_layer_norm(sum(t.double()[i] for t, i in zip(tables, at)), gamma, beta, 1e-12)
+        exact = sum(t.double()[i] for t, i in zip(tables, at))
+        exact = exact if stats else exact_layer_norm(exact, gamma, beta, 1e-12)
+        pairs_of_row = torch.full((batch.capacity, max(hidden // 64, 1), 2), float("nan"), device="cuda")
         out = poisoned(batch.capacity, hidden, dtype)
         pairs = [tensor for pair in zip(ids, tables) for tensor in pair]
-        arguments = [out, *pairs, gamma, beta, 1e-12, batch.cu_seqlens, batch.counts()]
+        arguments = [out, *pairs, gamma, beta, 1e-12, batch.cu_seqlens, batch.counts(), pairs_of_row]
         nvrtc.Kernel("embedding.cu", m)(-(-batch.capacity // m["ROWS"]), m["ROW_THREADS"] * m["ROWS"], 0, arguments)
-        checks.compare(f"embedding:{hidden} {positions}", dtype, out, exact, batch.tokens)
+        checks.compare(f"embedding:{hidden} {positions} {stats}", dtype, out, exact, batch.tokens)
+        if stats:
+            chunks = exact.view(batch.tokens, -1, 64)
+            means = chunks.mean(2, keepdim=True)
+            wanted = torch.cat([means, ((chunks - means) ** 2).sum(2, keepdim=True)], 2)
+            checks.compare(f"embedding_stats:{hidden}", "f32", pairs_of_row, wanted, batch.tokens)
 
 
 def exact_pool(x, kind):

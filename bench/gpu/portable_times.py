@@ -163,7 +163,7 @@ def time_rows(results):
 
         def call():
             for i in range(copies):
-                arguments = [y[i], *pairs, gamma, beta, 1e-12, batch.cu_seqlens, counts]
+                arguments = [y[i], *pairs, gamma, beta, 1e-12, batch.cu_seqlens, counts, None]
                 kernel(-(-tokens // 4), 128, 0, arguments, pdl=True)
 
         us["embedding"] = microseconds(call, copies)

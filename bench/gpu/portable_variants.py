@@ -168,9 +168,12 @@ def row_variants():
     for dtype, hidden in ROW_WIDTHS:
         for residual in (0, 1):
             yield "layer_norm.cu", row_macros(dtype, hidden, RESIDUAL=residual)
+        yield "layer_norm.cu", row_macros(dtype, hidden, RESIDUAL=0, OUTPUT_F32=1)
         for positions in (-1, 1):
             more = {"TABLES": 3, "LAYER_NORM": 1, "POSITIONS": positions, "POSITION_OFFSET": 2}
             yield "embedding.cu", row_macros(dtype, hidden, **more)
+        if dtype != "f32" and hidden % 64 == 0 and hidden <= 1024:
+            yield "embedding.cu", row_macros(dtype, hidden, TABLES=3, LAYER_NORM=0, STATS=1, POSITIONS=-1)
         yield "gather_rows.cu", row_macros(dtype, hidden, ROWS_CU_SEQLENS=1)
         for i, kind in enumerate(POOLS):
             yield "pool.cu", pool_macros(dtype, hidden, kind, i % 2, i // 2 % 2)
