@@ -26,9 +26,10 @@ impl Pass for Attention {
     fn find(&self, graph: &Graph, uses: &Uses) -> Findings {
         let mut findings = Findings::default();
         for id in graph.node_ids() {
-            let Some((softmax, nodes)) = weights_of(graph, id) else { continue };
-            let patch = nodes
-                .and_then(|mut nodes| Parts::of(graph, softmax, &mut nodes)?.patch(graph, uses, id, nodes));
+            let Some(mut weights) = weights_of(graph, id) else { continue };
+            let softmax = weights.softmax;
+            let patch =
+                Parts::of(graph, &mut weights).and_then(|parts| parts.patch(graph, uses, id, weights.nodes));
             match patch {
                 Ok(patch) => findings.patches.push(patch),
                 Err(why) => {
@@ -41,13 +42,23 @@ impl Pass for Attention {
     }
 }
 
-/// The softmax that the left operand of this product is, looking through conversions and the guard against rows without
-/// a key, `where(is_nan(weights), 0, weights)`; with the nodes on the way, or why they are not passed.
-fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Result<Vec<NodeId>, &'static str>)> {
+/// What multiplies the values.
+struct Weights {
+    softmax: NodeId,
+    /// The nodes from there to the product, which is one of them.
+    nodes: Vec<NodeId>,
+    /// The condition by which weights are 0, and whether that is where it holds.
+    cleared: Option<(TensorId, bool)>,
+}
+
+/// The softmax that the left operand of this product is, looking through conversions and two guards against rows without
+/// a key: `where(is_nan(weights), 0, weights)`, and `where(hidden, 0, weights)`, which speech encoders have.
+fn weights_of(graph: &Graph, product: NodeId) -> Option<Weights> {
     if graph.node(product).op != Op::MatMul {
         return None;
     }
     let mut nodes = vec![product];
+    let mut cleared = None;
     let mut tensor = input(graph, product, 0)?;
     loop {
         let (id, node) = producer(graph, tensor)?;
@@ -55,20 +66,28 @@ fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Result<Vec<Node
         tensor = match &node.op {
             Op::Softmax { axis } => {
                 let rank = graph.tensor(tensor).ty.shape.rank();
-                return (axis_of(*axis, rank) == rank.checked_sub(1)).then_some((id, Ok(nodes)));
+                let weights = Weights { softmax: id, nodes, cleared };
+                return (axis_of(*axis, rank) == rank.checked_sub(1)).then_some(weights);
             }
             Op::Cast { to } if to.is_float() => input(graph, id, 0)?,
             Op::Where => {
-                let (guard, test) = producer(graph, input(graph, id, 0)?)?;
-                let weights = input(graph, id, 2)?;
-                let guards = test.op == Op::Unary(UnaryOp::IsNan) && input(graph, guard, 0) == Some(weights);
-                if !guards || scalar(graph, input(graph, id, 1)?) != Some(0.0) {
-                    // Speech encoders do so, lest a row without a key become NaN.
-                    let why = "its weights are masked once more after the softmax";
-                    let (softmax, node) = producer(graph, weights)?;
-                    return matches!(node.op, Op::Softmax { .. }).then_some((softmax, Err(why)));
+                let condition = input(graph, id, 0)?;
+                let (a, b) = (input(graph, id, 1)?, input(graph, id, 2)?);
+                let (weights, holds) = match (scalar(graph, a), scalar(graph, b)) {
+                    (Some(0.0), _) => (b, true),
+                    (_, Some(0.0)) => (a, false),
+                    _ => return None,
+                };
+                let guard = producer(graph, condition)
+                    .filter(|(guard, test)| {
+                        test.op == Op::Unary(UnaryOp::IsNan) && input(graph, *guard, 0) == Some(weights)
+                    })
+                    .filter(|_| holds);
+                match guard {
+                    Some((guard, _)) => nodes.push(guard),
+                    None if cleared.is_some() => return None,
+                    None => cleared = Some((condition, holds)),
                 }
-                nodes.push(guard);
                 weights
             }
             _ => return None,
@@ -78,10 +97,12 @@ fn weights_of(graph: &Graph, product: NodeId) -> Option<(NodeId, Result<Vec<Node
 
 /// What hides keys.
 enum Mask {
-    /// Added to the scores.
-    Additive(TensorId),
+    /// Added to the scores, times a factor.
+    Additive(TensorId, f64),
     /// Scores are replaced by `fill` where `condition` holds, or where it does not.
     Fill { condition: TensorId, fill: TensorId, holds: bool },
+    /// As a fill, and the weights are 0 there: in a row without a key too, as attention has it for minus infinity.
+    Hide { condition: TensorId, holds: bool },
 }
 
 /// The operands of an attention, in `[batch, heads, ..]`.
@@ -94,9 +115,10 @@ struct Parts {
 }
 
 impl Parts {
-    /// Follows the scores from the softmax back to the product; `nodes` gets what is passed.
-    fn of(graph: &Graph, softmax: NodeId, nodes: &mut Vec<NodeId>) -> Result<Parts, &'static str> {
-        let mut tensor = input(graph, softmax, 0).ok_or("the softmax has no operand")?;
+    /// Follows the scores from the softmax back to the product; the weights' nodes get what is passed.
+    fn of(graph: &Graph, weights: &mut Weights) -> Result<Parts, &'static str> {
+        let Weights { softmax, nodes, cleared } = weights;
+        let mut tensor = input(graph, *softmax, 0).ok_or("the softmax has no operand")?;
         let mut masks = Vec::new();
         let mut scale = 1.0;
         loop {
@@ -114,31 +136,35 @@ impl Parts {
                     let (q, k) = (without_scale(graph, q), without_scale(graph, k));
                     nodes.extend(q.nodes.iter().chain(&k.nodes));
                     scale *= q.factor * k.factor;
+                    if cleared.is_some() {
+                        return Err("its weights are masked after the softmax where its scores are not");
+                    }
                     return Ok(Parts { q: q.tensor, k_transposed: k.tensor, scale, masks });
                 }
                 Op::Cast { to } if to.is_float() => {
                     tensor = input(graph, id, 0).ok_or("a conversion lacks its operand")?;
                 }
-                Op::Binary(BinaryOp::Add) | Op::Where if scale != 1.0 => {
-                    return Err("the mask is scaled together with the scores");
-                }
+                Op::Where if scale != 1.0 => return Err("the mask is scaled together with the scores"),
                 Op::Binary(BinaryOp::Add) => {
                     let (scores, mask) = added_mask(graph, tensor).ok_or("neither summand is a product")?;
                     if !differs_by_key(graph, mask) {
                         return Err("what is added to the scores is the same for every key");
                     }
-                    masks.push(Mask::Additive(mask));
+                    masks.push(Mask::Additive(mask, scale));
                     tensor = scores;
                 }
                 Op::Where => {
-                    let (scores, mask) = filled_mask(graph, id).ok_or(
+                    let (scores, condition, fill, holds) = filled_mask(graph, id).ok_or(
                         "what replaces hidden scores is not the lowest number of the type or minus infinity",
                     )?;
-                    let (Mask::Additive(by) | Mask::Fill { condition: by, .. }) = mask;
-                    if !differs_by_key(graph, by) {
+                    if !differs_by_key(graph, condition) {
                         return Err("what hides scores is the same for every key");
                     }
-                    masks.push(mask);
+                    masks.push(match *cleared == Some((condition, holds)) {
+                        true => Mask::Hide { condition, holds },
+                        false => Mask::Fill { condition, fill, holds },
+                    });
+                    cleared.take_if(|(by, at)| (*by, *at) == (condition, holds));
                     tensor = scores;
                 }
                 _ => return Err("something between the product and the softmax is neither scale nor mask"),
@@ -173,7 +199,7 @@ fn leads_to_product(graph: &Graph, tensor: TensorId) -> bool {
             Op::MatMul => return true,
             Op::Cast { .. } => input(graph, id, 0),
             Op::Binary(BinaryOp::Add) => input(graph, id, 0),
-            Op::Where => filled_mask(graph, id).map(|(scores, _)| scores),
+            Op::Where => filled_mask(graph, id).map(|(scores, ..)| scores),
             _ => return false,
         };
         let Some(next) = next else { return false };
@@ -182,8 +208,8 @@ fn leads_to_product(graph: &Graph, tensor: TensorId) -> bool {
     false
 }
 
-/// Scores and mask of `where(condition, fill, scores)` or `where(condition, scores, fill)`.
-fn filled_mask(graph: &Graph, node: NodeId) -> Option<(TensorId, Mask)> {
+/// Scores, condition and fill of `where(condition, fill, scores)` or, with `false`, `where(condition, scores, fill)`.
+fn filled_mask(graph: &Graph, node: NodeId) -> Option<(TensorId, TensorId, TensorId, bool)> {
     let (condition, a, b) = (input(graph, node, 0)?, input(graph, node, 1)?, input(graph, node, 2)?);
     let (scores, fill, holds) = if scalar(graph, a).is_some() { (b, a, true) } else { (a, b, false) };
     let value = scalar(graph, fill)?;
@@ -192,7 +218,7 @@ fn filled_mask(graph: &Graph, node: NodeId) -> Option<(TensorId, Mask)> {
         DType::F16 => -65504.0,
         _ => -1e30,
     };
-    (value <= lowest).then_some((scores, Mask::Fill { condition, fill, holds }))
+    (value <= lowest).then_some((scores, condition, fill, holds))
 }
 
 impl Parts {
@@ -269,7 +295,9 @@ impl Parts {
             return Err("queries, keys and values have different types");
         }
         let width = width.as_const().filter(|width| fits && *width > 0);
-        width.map(|width| width as f64).ok_or("batch, heads or widths of queries, keys and values differ")
+        width
+            .map(|width| width as f64)
+            .ok_or("batch, heads, lengths or widths of queries, keys and values are not known to be the same")
     }
 
     /// One additive mask that stands for all masks; `Some(None)` when there is none.
@@ -277,18 +305,29 @@ impl Parts {
         let mut sum: Option<Value> = None;
         for mask in &self.masks {
             let additive = match mask {
-                Mask::Additive(tensor) if graph.dtype(*tensor) == dtype => Value::Old(*tensor),
-                Mask::Additive(tensor) => {
-                    new.push(node(name, "mask", Op::Cast { to: dtype }, [Value::Old(*tensor)]));
-                    Value::New { node: new.len() - 1, output: 0 }
+                Mask::Additive(tensor, factor) => {
+                    let mut value = Value::Old(*tensor);
+                    if graph.dtype(*tensor) != dtype {
+                        new.push(node(name, "mask", Op::Cast { to: dtype }, [value]));
+                        value = Value::New { node: new.len() - 1, output: 0 };
+                    }
+                    if *factor != 1.0 {
+                        let factor = Value::Constant(format!("{name}.scale"), number(dtype, *factor)?);
+                        new.push(node(name, "mask", Op::Binary(BinaryOp::Mul), [value, factor]));
+                        value = Value::New { node: new.len() - 1, output: 0 };
+                    }
+                    value
                 }
                 Mask::Fill { condition, fill, holds } => {
-                    let zero = zero(graph.dtype(*fill))?;
-                    let (fill, zero) = (Value::Old(*fill), Value::Constant(format!("{name}.zero"), zero));
-                    let branches = if *holds { [fill, zero] } else { [zero, fill] };
-                    let [a, b] = branches;
-                    new.push(node(name, "mask", Op::Where, [Value::Old(*condition), a, b]));
-                    Value::New { node: new.len() - 1, output: 0 }
+                    let zero = Value::Constant(format!("{name}.zero"), number(graph.dtype(*fill), 0.0)?);
+                    filled((*condition, *holds), Value::Old(*fill), zero, name, new)
+                }
+                Mask::Hide { condition, holds } => {
+                    let constant = |part: &str, x: f64| {
+                        Some(Value::Constant(format!("{name}.{part}"), number(dtype, x)?))
+                    };
+                    let (hidden, zero) = (constant("hidden", f64::NEG_INFINITY)?, constant("zero", 0.0)?);
+                    filled((*condition, *holds), hidden, zero, name, new)
                 }
             };
             sum = Some(match sum {
@@ -307,11 +346,27 @@ fn node<const N: usize>(name: &str, part: &str, op: Op, inputs: [Value; N]) -> N
     NewNode { name: format!("{name}.{part}"), op, inputs: inputs.map(Some).to_vec(), outputs: 1 }
 }
 
-fn zero(dtype: DType) -> Option<TensorData> {
+/// `fill` where the condition holds, or where it does not, and `zero` elsewhere.
+fn filled(
+    (condition, holds): (TensorId, bool),
+    fill: Value,
+    zero: Value,
+    name: &str,
+    new: &mut Vec<NewNode>,
+) -> Value {
+    let [a, b] = if holds { [fill, zero] } else { [zero, fill] };
+    new.push(node(name, "mask", Op::Where, [Value::Old(condition), a, b]));
+    Value::New { node: new.len() - 1, output: 0 }
+}
+
+/// A scalar of a float type.
+fn number(dtype: DType, x: f64) -> Option<TensorData> {
+    let half = |bits: u16| TensorData::from_bytes(dtype, Vec::new(), bits.to_le_bytes().to_vec().into()).ok();
     match dtype {
-        DType::F32 => Some(TensorData::scalar(0f32)),
-        DType::F64 => Some(TensorData::scalar(0f64)),
-        DType::F16 | DType::BF16 => TensorData::from_bytes(dtype, Vec::new(), vec![0u8; 2].into()).ok(),
+        DType::F32 => Some(TensorData::scalar(x as f32)),
+        DType::F64 => Some(TensorData::scalar(x)),
+        DType::F16 => half(half::f16::from_f64(x).to_bits()),
+        DType::BF16 => half(half::bf16::from_f64(x).to_bits()),
         _ => None,
     }
 }
