@@ -4,6 +4,7 @@
 //! item packs K (transposed) and V of its head into panels in its worker's scratch, zero-filled at the tails, then
 //! takes a tile's height of queries at a time: the scores of those rows against all keys (the GEMM's tile kernel), bias
 //! and maximum, exponentials and sum, times V (the tile kernel again, straight into the output), divided by the sum.
+//! Meanwhile the rows of the head that follows are fetched into the second-level cache: they are far apart.
 //! Scores never leave the cache: 14 rows x 512 keys are 28 KiB. Packing costs 2 kv d copies against 2 q kv d
 //! multiply-adds.
 //!
@@ -298,11 +299,17 @@ pub(super) const fn scores_stride(tier: Tier, keys: usize) -> usize {
     keys.next_multiple_of(tile::nr(tier)) + LINE
 }
 
+/// Row stride of a tile's results that are not complete.
+const fn results_stride(tier: Tier, v_dim: usize) -> usize {
+    v_dim.next_multiple_of(tile::nr(tier)) + LINE
+}
+
 /// f32 of scratch per worker that [`attention`] needs on `tier` for sequences of at most `max_keys` keys.
 #[must_use]
 pub const fn attention_scratch_len(tier: Tier, shape: &AttentionShape, max_keys: usize) -> usize {
     let nr = tile::nr(tier);
     max_keys.next_multiple_of(nr) * shape.head_dim
+        + tile::max_mr(tier) * results_stride(tier, shape.v_head_dim)
         + max_keys * shape.v_head_dim.next_multiple_of(nr)
         + tile::max_mr(tier) * scores_stride(tier, max_keys)
 }
@@ -314,9 +321,12 @@ pub const fn attention_scratch_len(tier: Tier, shape: &AttentionShape, max_keys:
 pub fn attention(ctx: &mut Context, args: &Attention<'_>, layout: HeadLayout, out: &mut [f32]) {
     args.check(out.len(), layout);
     let (isa, (_, kv_len)) = (ctx.isa, args.seqs.max_lengths());
+    let HeadLayout { seq_stride, head_stride, row_stride } = layout;
+    let streams =
+        ctx.streams(out, row_stride) && ctx.streams(out, head_stride) && ctx.streams(out, seq_stride);
     let out = Disjoint::new(out);
     for_items(ctx, args, attention_scratch_len(isa.tier(), &args.shape, kv_len), |item, scratch| {
-        isa.run(Head { args, layout, out: &out, item, scratch });
+        isa.run(Head { args, layout, out: &out, streams, item, scratch });
     });
 }
 
@@ -330,6 +340,8 @@ pub(super) struct Item {
     /// Which of the head's `splits` shares.
     split: usize,
     splits: usize,
+    /// The sequence and query head that the worker most likely comes to next, if it is another.
+    pub(super) next: Option<(usize, usize)>,
 }
 
 impl Item {
@@ -357,11 +369,13 @@ pub(super) fn for_items<T: Sync>(
     ctx.reserve(scratch);
     let fork = worth_forking(threads, args.work(), 1, 1);
     let splits = if fork { splits(tier, threads, heads * seqs, args.seqs.max_lengths().0) } else { 1 };
+    let items = heads * seqs * splits;
     let item = |index: usize| {
         let (head, split) = (index / splits, index % splits);
-        Item { seq: head / heads, head: head % heads, split, splits }
+        let next = (index + 1) / splits;
+        let next = (next > head && index + 1 < items).then_some((next / heads, next % heads));
+        Item { seq: head / heads, head: head % heads, split, splits, next }
     };
-    let items = heads * seqs * splits;
     if fork {
         ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| run(item(part.index), scratch));
     } else {
@@ -383,6 +397,8 @@ struct Head<'a> {
     args: &'a Attention<'a>,
     layout: HeadLayout,
     out: &'a Disjoint<'a, f32>,
+    /// Whether results go past the caches.
+    streams: bool,
     item: Item,
     scratch: &'a mut [f32],
 }
@@ -404,7 +420,9 @@ impl SimdOp for Head<'_> {
         let kv_head = head / (shape.heads / shape.kv_heads);
         let (k_len, v_len) = (kv_len.next_multiple_of(nr) * dim, kv_len * v_dim.next_multiple_of(nr));
         let (keys, rest) = self.scratch.split_at_mut(k_len);
-        let (values, scores) = rest.split_at_mut(v_len);
+        let (values, rest) = rest.split_at_mut(v_len);
+        let results_stride = results_stride(S::TIER, v_dim);
+        let (results, scores) = rest.split_at_mut(tile::max_mr(S::TIER) * results_stride);
         let keys_t = Strided {
             data: &k.data[k.layout.start(&seqs, seq, kv_head).min(k.data.len())..],
             rows: dim,
@@ -425,7 +443,15 @@ impl SimdOp for Head<'_> {
         let stride = scores_stride(S::TIER, kv_len);
         let q_start = q.layout.start(&seqs, seq, head);
         let out_start = self.layout.start(&seqs, seq, head);
-        for tile in mine {
+        for tile in mine.clone() {
+            if let Some((next_seq, next_head)) = self.item.next {
+                let (q_len, kv_len) = seqs.lengths(next_seq);
+                let kv_head = next_head / (shape.heads / shape.kv_heads);
+                let share = (tile - mine.start, mine.len());
+                fetch_head(s, &seqs, (next_seq, kv_head), (&k, kv_len, dim), share);
+                fetch_head(s, &seqs, (next_seq, kv_head), (&v, kv_len, v_dim), share);
+                fetch_head(s, &seqs, (next_seq, next_head), (&q, q_len, dim), share);
+            }
             let (row, next) = (q_len * tile / tiles, q_len * (tile + 1) / tiles);
             let rows = next - row;
             let queries = &q.data[(q_start + row * q.layout.row_stride).min(q.data.len())..];
@@ -447,6 +473,10 @@ impl SimdOp for Head<'_> {
                 factors[i] = softmax_weights(s, scores, shape.scale, bias);
             }
             let at = out_start + row * self.layout.row_stride;
+            let (sums, sums_stride) = match self.streams {
+                true => (results.as_mut_ptr(), results_stride),
+                false => (self.out.place(at), self.layout.row_stride),
+            };
             // SAFETY: the scores' rows have `kv_len` values; V is packed as `kv_len` rows per panel; `attention`
             // checked that the output has `q_len` rows of `v_dim` values, and no other item writes these.
             unsafe {
@@ -455,12 +485,53 @@ impl SimdOp for Head<'_> {
                     rows,
                     (scores.as_ptr(), stride),
                     (values.as_ptr(), kv_len, v_dim),
-                    (self.out.place(at), self.layout.row_stride),
+                    (sums, sums_stride),
                 );
                 for (i, &factor) in factors.iter().enumerate().take(rows) {
-                    scale_row(s, self.out.slice(at + i * self.layout.row_stride, v_dim), factor);
+                    let out = self.out.slice(at + i * self.layout.row_stride, v_dim);
+                    match self.streams {
+                        true => stream_scaled(s, &results[i * results_stride..][..v_dim], factor, out),
+                        false => scale_row(s, out, factor),
+                    }
                 }
             }
+        }
+        if self.streams {
+            s.fence();
+        }
+    }
+}
+
+/// `out = row factor`, past the caches.
+///
+/// # Safety
+/// `out` must start at a multiple of a vector's size.
+#[inline(always)]
+unsafe fn stream_scaled<S: Simd>(s: S, row: &[f32], factor: f32, out: &mut [f32]) {
+    let factor = s.splat(factor);
+    let (mut rows, mut outs) = (row.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
+    for (x, out) in (&mut rows).zip(&mut outs) {
+        // SAFETY: room for a vector, at a multiple of vectors from an aligned start.
+        unsafe { s.stream_ptr(out.as_mut_ptr(), s.mul(s.load(x), factor)) };
+    }
+    s.store_first(outs.into_remainder(), s.mul(s.load_first(rows.remainder()), factor));
+}
+
+/// Fetches the rows of a head of `rows`, `dim` values each: those of share `share.0` of `share.1`. Rows of one head are far
+/// apart, so nothing else fetches them ahead.
+#[inline(always)]
+pub(super) fn fetch_head<S: Simd, T>(
+    s: S,
+    seqs: &Sequences<'_>,
+    (seq, head): (usize, usize),
+    (rows, len, dim): (&HeadRows<'_, T>, usize, usize),
+    share: (usize, usize),
+) {
+    let start = rows.layout.start(seqs, seq, head);
+    for row in len * share.0 / share.1..len * (share.0 + 1) / share.1 {
+        let row: *const f32 = rows.data.as_ptr().wrapping_add(start + row * rows.layout.row_stride).cast();
+        for line in 0..(dim * size_of::<T>()).div_ceil(LINE * size_of::<f32>()) {
+            s.prefetch(row.wrapping_add(line * LINE));
         }
     }
 }

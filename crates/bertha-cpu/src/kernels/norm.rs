@@ -4,7 +4,7 @@
 //! second pass also sums the differences, which is the rounding error of the mean, and corrects mean and variance by
 //! it. Where the squares overflow (|x| near 1e19) the row is scaled by a power of two, exactly, and done again.
 //!
-//! Three passes over a row in the first-level cache (take in, add and sum; differences; normalise): bound by loads and
+//! Three passes over a row in the first-level cache (sum, with what is added; differences; normalise): bound by loads and
 //! stores.
 
 use half::bf16;
@@ -46,7 +46,7 @@ pub fn layer_norm(
     residual: Option<Rows<'_>>,
     out: RowsMut<'_>,
 ) {
-    let isa = ctx.isa;
+    let (isa, streams) = (ctx.isa, ctx.streams(out.data, out.stride));
     check_same_shape(x, &out);
     check_same_shape(residual, &out);
     norm.check(out.cols);
@@ -54,7 +54,7 @@ pub fn layer_norm(
         for row in 0..block.rows {
             let residual = residual.map(|r| r.row(first + row));
             let x = x.map(|x| x.row(first + row));
-            isa.run(LayerNormRow { norm, x, residual, out: block.row(row) });
+            isa.run(LayerNormRow { norm, x, residual, out: block.row(row), streams });
         }
     });
 }
@@ -80,7 +80,7 @@ pub fn layer_norm_rounded(
     ctx.for_row_blocks(out, |first, mut block| {
         for row in 0..block.rows {
             let out = block.row(row);
-            isa.run(LayerNormRow { norm, x: Some(x.row(first + row)), residual: None, out });
+            isa.run(LayerNormRow { norm, x: Some(x.row(first + row)), residual: None, out, streams: false });
             // SAFETY: rows do not overlap, and every row belongs to one block.
             let to = unsafe { rounded.slice((first + row) * stride, cols) };
             isa.run_bf16(RoundRow { from: out, to });
@@ -94,6 +94,8 @@ pub(super) struct LayerNormRow<'a> {
     pub(super) x: Option<&'a [f32]>,
     pub(super) residual: Option<&'a [f32]>,
     pub(super) out: &'a mut [f32],
+    /// Whether the result may go past the caches: then `out` starts at a cache line.
+    pub(super) streams: bool,
 }
 
 impl SimdOp for LayerNormRow<'_> {
@@ -101,28 +103,57 @@ impl SimdOp for LayerNormRow<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let out = self.out;
+        let (norm, out) = (self.norm, self.out);
+        if let (Some(x), None) = (self.x, self.residual) {
+            // Read where it lies, three times: nothing is written but the result.
+            let moments = Moments::of(s, x, sum_of(s, x));
+            if moments.variance.is_finite() {
+                let scale = moments.scale(norm.eps);
+                if self.streams {
+                    normalise::<S, true, true>(s, x, out, &moments, scale, norm);
+                    s.fence();
+                } else {
+                    normalise::<S, true, false>(s, x, out, &moments, scale, norm);
+                }
+                return;
+            }
+        }
         let sum = match (self.x, self.residual) {
             (Some(x), Some(residual)) => take::<S, true, true>(s, x, residual, out),
             (Some(x), None) => take::<S, true, false>(s, x, &[], out),
             (None, Some(residual)) => take::<S, false, true>(s, &[], residual, out),
-            (None, None) => take::<S, false, false>(s, &[], &[], out),
+            (None, None) => sum_of(s, out),
         };
         let mut moments = Moments::of(s, out, sum);
-        let mut eps = self.norm.eps;
+        let mut eps = norm.eps;
         if !moments.variance.is_finite() {
             let largest = max_abs(s, out);
             if largest.is_finite() && largest > 0.0 {
                 let factor = power_of_two_near_reciprocal(largest);
                 scale_row(s, out, factor);
-                let sum = take::<S, false, false>(s, &[], &[], out);
-                moments = Moments::of(s, out, sum);
+                moments = Moments::of(s, out, sum_of(s, out));
                 eps = eps * factor * factor;
             }
         }
-        let scale = 1.0 / (moments.variance + eps).sqrt();
-        normalise(s, out, &moments, scale, self.norm);
+        normalise::<S, false, false>(s, &[], out, &moments, moments.scale(eps), norm);
     }
+}
+
+/// Sum of a row.
+#[inline(always)]
+fn sum_of<S: Simd>(s: S, row: &[f32]) -> f32 {
+    let mut sum = Sum::new(s);
+    for_vectors!(
+        S,
+        row.len(),
+        |part, at| {
+            sum.add(s, part, s.load(&row[at..]));
+        },
+        |at| {
+            sum.add(s, 0, s.load_first(&row[at..]));
+        }
+    );
+    sum.total(s)
 }
 
 /// Brings a row's input into `out` (`x` where `COPY`, else what is there; plus `residual` where `ADD`) and returns its
@@ -145,9 +176,7 @@ fn take<S: Simd, const COPY: bool, const ADD: bool>(
             if ADD {
                 y = s.add(y, s.load(&residual[at..]));
             }
-            if COPY || ADD {
-                s.store(&mut out[at..], y);
-            }
+            s.store(&mut out[at..], y);
             sum.add(s, part, y);
         },
         |at| {
@@ -155,9 +184,7 @@ fn take<S: Simd, const COPY: bool, const ADD: bool>(
             if ADD {
                 y = s.add(y, s.load_first(&residual[at..]));
             }
-            if COPY || ADD {
-                s.store_first(&mut out[at..], y);
-            }
+            s.store_first(&mut out[at..], y);
             sum.add(s, 0, y);
         }
     );
@@ -199,24 +226,46 @@ impl Moments {
         let variance = square / n - correction * correction;
         Self { mean, correction, variance: if variance < 0.0 { 0.0 } else { variance } }
     }
+
+    /// What differences from the mean are multiplied by.
+    fn scale(&self, eps: f32) -> f32 {
+        1.0 / (self.variance + eps).sqrt()
+    }
 }
 
-/// `row = (row - mean) * scale * gamma + beta`.
+/// `row = (x - mean) * scale * gamma + beta`, where x is `from` where `COPY`, else what `row` holds. With `STREAM`, which
+/// `row` must start at a cache line for, the result goes past the caches.
 #[inline(always)]
-fn normalise<S: Simd>(s: S, row: &mut [f32], moments: &Moments, scale: f32, norm: &LayerNorm<'_>) {
+fn normalise<S: Simd, const COPY: bool, const STREAM: bool>(
+    s: S,
+    from: &[f32],
+    row: &mut [f32],
+    moments: &Moments,
+    scale: f32,
+    norm: &LayerNorm<'_>,
+) {
     let (mean, correction, scale) = (s.splat(moments.mean), s.splat(moments.correction), s.splat(scale));
     let (gamma, beta) = (norm.gamma, norm.beta);
-    assert!(gamma.len() == row.len() && beta.len() == row.len());
+    assert!(gamma.len() == row.len() && beta.len() == row.len() && (!COPY || from.len() == row.len()));
+    assert!(!STREAM || row.as_ptr().addr().is_multiple_of(S::LANES * size_of::<f32>()));
     for_vectors!(
         S,
         row.len(),
         |_part, at| {
-            let d = s.sub(s.sub(s.load(&row[at..]), mean), correction);
+            let x = if COPY { s.load(&from[at..]) } else { s.load(&row[at..]) };
+            let d = s.sub(s.sub(x, mean), correction);
             let y = s.fma(s.mul(d, scale), s.load(&gamma[at..]), s.load(&beta[at..]));
-            s.store(&mut row[at..], y);
+            if STREAM {
+                let to = &mut row[at..at + S::LANES];
+                // SAFETY: room for a vector, at a multiple of vectors from where `row` starts, which is aligned.
+                unsafe { s.stream_ptr(to.as_mut_ptr(), y) };
+            } else {
+                s.store(&mut row[at..], y);
+            }
         },
         |at| {
-            let d = s.sub(s.sub(s.load_first(&row[at..]), mean), correction);
+            let x = if COPY { s.load_first(&from[at..]) } else { s.load_first(&row[at..]) };
+            let d = s.sub(s.sub(x, mean), correction);
             let y = s.fma(s.mul(d, scale), s.load_first(&gamma[at..]), s.load_first(&beta[at..]));
             s.store_first(&mut row[at..], y);
         }

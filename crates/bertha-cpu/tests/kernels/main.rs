@@ -7,6 +7,7 @@ mod conv;
 mod gemm;
 mod math;
 mod rows;
+mod streams;
 
 use bertha_cpu::isa::Isa;
 use bertha_cpu::kernels::registry::{KERNELS, KernelKind};

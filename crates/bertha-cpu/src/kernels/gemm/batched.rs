@@ -117,6 +117,7 @@ pub fn matmul(
             panels: range,
             n,
             c: &c,
+            streams: false,
             c_start: matrix * m * n,
             c_stride: n,
             epilogue,

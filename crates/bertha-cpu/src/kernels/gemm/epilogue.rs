@@ -64,6 +64,8 @@ impl Epilogue<'_> {
 pub(super) enum TileOutput {
     /// To where the sums are.
     InPlace,
+    /// To another place, whose rows are this far apart and start at vectors: past the caches.
+    Streamed(*mut f32, usize),
     /// Rounded, to another place, whose rows are this far apart.
     Bf16(*mut bf16, usize),
 }
@@ -108,9 +110,10 @@ impl EpilogueTile {
             // null) and the output with their strides, and `cols` values at `bias` (unless null).
             unsafe {
                 let c = self.c.add(row * self.c_stride);
-                let rounded = match self.output {
-                    TileOutput::InPlace => None,
-                    TileOutput::Bf16(out, stride) => Some(out.add(row * stride)),
+                let output = match self.output {
+                    TileOutput::InPlace => TileOutput::InPlace,
+                    TileOutput::Streamed(out, stride) => TileOutput::Streamed(out.add(row * stride), 0),
+                    TileOutput::Bf16(out, stride) => TileOutput::Bf16(out.add(row * stride), 0),
                 };
                 let residual = if self.residual.is_null() {
                     self.residual
@@ -127,9 +130,10 @@ impl EpilogueTile {
                     if !residual.is_null() {
                         x = s.add(x, s.load_ptr(residual.add(col)));
                     }
-                    match rounded {
-                        None => s.store_ptr(c.add(col), x),
-                        Some(out) => s.store_bf16_ptr(out.add(col), S::LANES, x),
+                    match output {
+                        TileOutput::InPlace => s.store_ptr(c.add(col), x),
+                        TileOutput::Streamed(out, _) => s.stream_ptr(out.add(col), x),
+                        TileOutput::Bf16(out, _) => s.store_bf16_ptr(out.add(col), S::LANES, x),
                     }
                     col += S::LANES;
                 }
@@ -143,9 +147,10 @@ impl EpilogueTile {
                     if !residual.is_null() {
                         x = s.add(x, s.load_first_ptr(residual.add(col), left));
                     }
-                    match rounded {
-                        None => s.store_first_ptr(c.add(col), left, x),
-                        Some(out) => s.store_bf16_ptr(out.add(col), left, x),
+                    match output {
+                        TileOutput::InPlace => s.store_first_ptr(c.add(col), left, x),
+                        TileOutput::Streamed(out, _) => s.store_first_ptr(out.add(col), left, x),
+                        TileOutput::Bf16(out, _) => s.store_bf16_ptr(out.add(col), left, x),
                     }
                 }
             }

@@ -6,6 +6,9 @@
 //! second-level cache and cut into tiles of nearly equal height; threads share the items, never k. At 128 x 768 x 3072
 //! an item reads 96 KiB of weights once for 6.3 million multiply-adds.
 //!
+//! Where workers share the items, sums accumulate in scratch and complete results go past the caches: see
+//! `Context::streams`.
+//!
 //! Rows whose stride is a large power of two fall into one or two cache sets and evict each other; such an A is copied
 //! tile by tile into scratch, and items are several panels wide to share the copy. [`row_stride`] gives strides that
 //! need none.
@@ -94,6 +97,10 @@ impl Blocking {
         let tiles = a.rows.div_ceil(max_mr);
         let mut row_blocks = a.rows.div_ceil(rows);
         let groups = desc.panels().div_ceil(group);
+        if row_blocks > ctx.threads() {
+            // Every worker gets whole blocks, which it then reads alone.
+            row_blocks = row_blocks.next_multiple_of(ctx.threads());
+        }
         if ctx.threads() > 1 && row_blocks * groups < ITEMS_PER_WORKER * ctx.threads() {
             row_blocks = (ITEMS_PER_WORKER * ctx.threads()).div_ceil(groups).max(row_blocks);
         }
@@ -224,9 +231,15 @@ fn multiply<W: Word>(
     let (words, max_mr) = (desc.words(), tile::max_mr(desc.tier));
     let blocking = Blocking::choose(ctx, &a, &desc);
     let copied = if blocking.copy { gemm_scratch_len(desc.tier, words, a.stride) } else { 0 };
+    let streams = match &c {
+        Product::F32(c) => {
+            worth_forking(ctx.threads(), a.rows, desc.n, desc.k) && ctx.streams(c.data, c.stride)
+        }
+        Product::Bf16(_) => false,
+    };
     let sums = match c {
-        Product::F32(_) => 0,
-        Product::Bf16(_) => (a.rows.div_ceil(blocking.row_blocks) + max_mr) * blocking.group * desc.nr,
+        Product::F32(_) if !streams => 0,
+        _ => (a.rows.div_ceil(blocking.row_blocks) + max_mr) * blocking.group * desc.nr,
     };
     ctx.reserve(copied + sums);
     let c = Target::new(c);
@@ -243,6 +256,7 @@ fn multiply<W: Word>(
             panels,
             n: desc.n,
             c: &c,
+            streams,
             c_start: 0,
             c_stride,
             epilogue,
@@ -294,11 +308,13 @@ struct Block<'a, W> {
     /// Columns of B.
     n: usize,
     c: &'a Target<'a>,
+    /// Whether results go past the caches.
+    streams: bool,
     /// Where C's first row starts.
     c_start: usize,
     c_stride: usize,
     epilogue: &'a Epilogue<'a>,
-    /// Room for a copy of a tile's rows where there is one, then for the sums where C is not f32.
+    /// Room for a copy of a tile's rows where there is one, then for the sums where they do not accumulate in C.
     scratch: &'a mut [f32],
     word: PhantomData<W>,
 }
@@ -377,6 +393,9 @@ impl<W: Word> SimdOp for Block<'_, W> {
                 }
             }
         }
+        if self.streams {
+            s.fence();
+        }
     }
 }
 
@@ -393,8 +412,10 @@ impl<W> Block<'_, W> {
     #[inline(always)]
     fn sums(&self, place: &TilePlace, row: usize, nr: usize, sums: &mut [f32]) -> (*mut f32, usize) {
         match self.c {
-            Target::F32(c) => (c.place(self.c_start + place.row * self.c_stride + place.col), self.c_stride),
-            Target::Bf16(_) => {
+            Target::F32(c) if !self.streams => {
+                (c.place(self.c_start + place.row * self.c_stride + place.col), self.c_stride)
+            }
+            _ => {
                 let stride = self.panels.len() * nr;
                 let start = row * stride + place.col - self.panels.start * nr;
                 let tile = &mut sums[start..][..(place.rows - 1) * stride + place.cols];
@@ -408,6 +429,9 @@ impl<W> Block<'_, W> {
     fn finish_tile<S: Simd>(&self, s: S, place: &TilePlace, c: *mut f32, c_stride: usize) {
         let &TilePlace { row, rows, col, cols } = place;
         let output = match self.c {
+            Target::F32(out) if self.streams => {
+                TileOutput::Streamed(out.place(self.c_start + row * self.c_stride + col), self.c_stride)
+            }
             Target::F32(_) if self.epilogue.is_identity() => return,
             Target::F32(_) => TileOutput::InPlace,
             Target::Bf16(out) => {

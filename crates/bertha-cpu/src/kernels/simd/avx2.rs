@@ -131,6 +131,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn stream_ptr(self, p: *mut f32, v: __m256) {
+        // SAFETY: see the impl; the caller promises room and alignment.
+        unsafe { _mm256_stream_ps(p, v) }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: every x86-64 CPU has it.
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }

@@ -130,6 +130,18 @@ macro_rules! impl_simd {
             }
 
             #[inline(always)]
+            unsafe fn stream_ptr(self, p: *mut f32, v: __m512) {
+                // SAFETY: see the impl; the caller promises room and alignment.
+                unsafe { _mm512_stream_ps(p, v) }
+            }
+
+            #[inline(always)]
+            fn fence(self) {
+                // SAFETY: every x86-64 CPU has it.
+                unsafe { _mm_sfence() }
+            }
+
+            #[inline(always)]
             fn prefetch(self, p: *const f32) {
                 // SAFETY: a prefetch of any address is harmless.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }

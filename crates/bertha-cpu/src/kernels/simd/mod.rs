@@ -66,6 +66,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `p` must be valid for writes of `LANES` f32; no alignment is needed.
     unsafe fn store_ptr(self, p: *mut f32, v: Self::F);
 
+    /// Stores `LANES` values past the caches, where the tier can. Before another core is told of them, [`Simd::fence`].
+    ///
+    /// # Safety
+    /// `p` must be valid for writes of `LANES` f32 and aligned to a vector.
+    #[inline(always)]
+    unsafe fn stream_ptr(self, p: *mut f32, v: Self::F) {
+        // SAFETY: this function's contract.
+        unsafe { self.store_ptr(p, v) }
+    }
+
+    /// Orders all [`Simd::stream_ptr`] before every store that follows.
+    #[inline(always)]
+    fn fence(self) {}
+
     /// Loads the first `n < LANES` lanes, 0 in the others.
     ///
     /// # Safety

@@ -1,0 +1,119 @@
+//! Results that go past the caches: where several workers run and rows start at cache lines. One worker writes them as
+//! usual, which the other tests check against f64; both must agree to the bit.
+
+use bertha_cpu::isa::Isa;
+use bertha_cpu::kernels::attention::{
+    Attention, AttentionBias, AttentionShape, HeadLayout, HeadRows, Sequences, attention,
+};
+use bertha_cpu::kernels::gemm::{Activation, Epilogue, PackedB, PackedDesc, Strided, gemm, pack_b};
+use bertha_cpu::kernels::norm::{LayerNorm, layer_norm};
+use bertha_cpu::kernels::{AlignedBuf, Context, CuSeqlens, Rows, RowsMut};
+
+use crate::common::{Rng, context};
+
+const LINE: usize = 16;
+
+/// Runs `kernel` on one worker and on several, into rows that start at cache lines with room after each.
+fn agree(
+    isa: Isa,
+    (rows, cols): (usize, usize),
+    mut kernel: impl FnMut(&mut Context, RowsMut<'_>),
+    what: &str,
+) {
+    let stride = cols.next_multiple_of(LINE) + LINE;
+    let mut results = [1, 3].map(|threads| {
+        let mut out = AlignedBuf::new(rows * stride);
+        out.fill(f32::NAN);
+        kernel(&mut context(isa, threads), RowsMut { data: &mut out, rows, cols, stride });
+        out
+    });
+    let [one, several] = &mut results;
+    for (row, (one, several)) in one.chunks(stride).zip(several.chunks(stride)).enumerate() {
+        for (col, (one, several)) in one.iter().zip(several).enumerate() {
+            assert_eq!(one.to_bits(), several.to_bits(), "{what}: row {row}, column {col}");
+            assert_eq!(one.is_nan(), col >= cols, "{what}: row {row}, column {col}");
+        }
+    }
+}
+
+fn products(isa: Isa, rng: &mut Rng) {
+    // Ragged tails of every kind, several blocks of k, rows that are copied, and rows enough for several blocks.
+    for (m, k, n) in [
+        (3, 600, 70),
+        (16, 64, 96),
+        (17, 129, 200),
+        (47, 800, 33),
+        (31, 2048, 40),
+        (40, 1, 4000),
+        (400, 70, 65),
+    ] {
+        let (a, weight) = (rng.values(m * k, 1.0), rng.values(k * n, 1.0));
+        let (bias, residual) = (rng.values(n, 1.0), rng.values(m * n, 1.0));
+        let desc = PackedDesc::new(isa.tier(), k, n);
+        let mut packed = AlignedBuf::new(desc.packed_len().expect("a small matrix"));
+        pack_b(&desc, Strided::row_major(&weight, k, n), &mut packed);
+        let packed = PackedB::new(desc, &packed).expect("packed as described");
+        let epilogues = [
+            Epilogue::default(),
+            Epilogue { bias: Some(&bias), activation: Activation::GeluErf, residual: None },
+            Epilogue { bias: Some(&bias), residual: Some(Rows::new(&residual, m, n)), ..Epilogue::default() },
+        ];
+        for epilogue in &epilogues {
+            let run = |ctx: &mut Context, out: RowsMut<'_>| {
+                gemm(ctx, Rows::new(&a, m, k), &packed, out, epilogue);
+            };
+            agree(isa, (m, n), run, &format!("{isa}: product of {m} x {k} x {n}"));
+        }
+    }
+}
+
+fn layer_norms(isa: Isa, rng: &mut Rng) {
+    // The last is so large that squares overflow.
+    for (rows, cols, scale) in [(1, 16, 1.0), (9, 100, 2.0), (64, 768, 1.0), (20, 8191, 1.0), (30, 400, 3e30)]
+    {
+        let (x, gamma, beta) = (rng.values(rows * cols, scale), rng.values(cols, 1.0), rng.values(cols, 1.0));
+        let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
+        let x = Rows::new(&x, rows, cols);
+        let run = |ctx: &mut Context, out: RowsMut<'_>| layer_norm(ctx, &norm, Some(x), None, out);
+        agree(isa, (rows, cols), run, &format!("{isa}: layer norm of {rows} x {cols}"));
+    }
+}
+
+fn attentions(isa: Isa, rng: &mut Rng) {
+    for (heads, dim) in [(2, 64), (3, 32), (3, 24), (12, 16)] {
+        let lengths = [37, 1, 0, 64, 15, 100];
+        let offsets: Vec<u32> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |end, len| {
+                *end += len;
+                Some(*end)
+            }))
+            .collect();
+        let cu = CuSeqlens::new(&offsets).expect("well formed");
+        let (tokens, width) = (cu.tokens(), heads * dim);
+        let qkv = rng.values(tokens * 3 * width, 2.0);
+        let view =
+            |part: usize| HeadRows { data: &qkv[part * width..], layout: HeadLayout::ragged(dim, 3 * width) };
+        let args = Attention {
+            shape: AttentionShape::multi_head(heads, dim),
+            seqs: Sequences::Ragged(cu),
+            q: view(0),
+            k: view(1),
+            v: view(2),
+            bias: AttentionBias::None,
+        };
+        let run = |ctx: &mut Context, out: RowsMut<'_>| {
+            attention(ctx, &args, HeadLayout::ragged(dim, out.stride), out.data);
+        };
+        agree(isa, (tokens, width), run, &format!("{isa}: attention of {heads} heads of {dim}"));
+    }
+}
+
+#[test]
+fn results_past_the_caches_are_those_of_one_worker() {
+    for isa in Isa::available() {
+        let mut rng = Rng::new(71);
+        products(isa, &mut rng);
+        layer_norms(isa, &mut rng);
+        attentions(isa, &mut rng);
+    }
+}
