@@ -13,7 +13,7 @@ use crate::output;
 /// Tokens of the sequence for which kernels are timed, where the model takes so many.
 const TIMED_TOKENS: usize = 128;
 /// What the timing of kernels that are not chosen may take.
-const TIMING_BUDGET: Duration = Duration::from_millis(1500);
+const TIMING_BUDGET: Duration = Duration::from_millis(1200);
 /// Tensors that the line of a slot names.
 const NAMED_TENSORS: usize = 3;
 

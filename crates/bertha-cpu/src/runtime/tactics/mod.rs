@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bertha_compile::{Precision, StepTactics, Tactic, describe_step};
-use bertha_graph::{Graph, NodeId, Shape, TensorData, TensorType};
+use bertha_graph::{Graph, Node, NodeId, Op, Shape, TensorData, TensorType};
 
 use self::excerpt::Excerpt;
 use super::error::{LowerError, RunError};
@@ -37,8 +37,8 @@ const MAX_PACKED_BYTES: usize = 64 << 20;
 struct Group {
     step: String,
     nodes: Vec<NodeId>,
-    /// Bytes of the first one's constants.
-    weights: usize,
+    /// Bytes of the first one's weights that are packed for each tier.
+    packed: usize,
 }
 
 /// Seconds by node and kernel.
@@ -69,7 +69,7 @@ impl CpuSession {
             steps.extend(part.iter().filter_map(|group| {
                 let node = graph.node(group.nodes[0]);
                 let names = group.nodes.iter().map(|id| graph.node(*id).name.clone()).collect();
-                let tactics = listed(&node.name, own, &times, group.weights)?;
+                let tactics = listed(&node.name, own, &times, group.packed)?;
                 let step = group.step.clone();
                 Some(StepTactics { step, nodes: names, flops: flops(&node.name), tactics })
             }));
@@ -94,7 +94,7 @@ impl CpuSession {
         let whole = Excerpt::of(graph, &firsts(&|_| true), inputs).map_err(LowerError::from)?;
         let store = self.model().packed().shared();
         let mut times = vec![(own, time_excerpt(self.context(), &whole, &store, (LEAST_RUNS, end(1)))?)];
-        let light = Excerpt::of(graph, &firsts(&|group| group.weights <= MAX_PACKED_BYTES), inputs)
+        let light = Excerpt::of(graph, &firsts(&|group| group.packed <= MAX_PACKED_BYTES), inputs)
             .map_err(LowerError::from)?;
         for way in all.iter().copied().filter(|way| *way != own) {
             if Instant::now() >= start + budget || light.graph.nodes().is_empty() {
@@ -150,14 +150,21 @@ fn grouped(graph: &Graph) -> Vec<Group> {
         match known.get(&key).and_then(|at| groups.get_mut(*at)) {
             Some(group) => group.nodes.push(id),
             None => {
-                let constants = node.inputs.iter().flatten().filter_map(|id| graph.tensor(*id).constant());
-                let weights = constants.map(|data| data.bytes().len()).sum();
                 known.insert(key, groups.len());
-                groups.push(Group { step, nodes: vec![id], weights });
+                groups.push(Group { step, nodes: vec![id], packed: packed_bytes(graph, node) });
             }
         }
     }
     groups
+}
+
+/// Bytes of the constants of a product; other nodes read theirs as they are.
+fn packed_bytes(graph: &Graph, node: &Node) -> usize {
+    if !matches!(node.op, Op::Linear { .. } | Op::MatMul | Op::Gemm { .. } | Op::Conv(_)) {
+        return 0;
+    }
+    let constants = node.inputs.iter().flatten().filter_map(|id| graph.tensor(*id).constant());
+    constants.map(|data| data.bytes().len()).sum()
 }
 
 /// The least time of each step of an excerpt among several runs: the fewest that are allowed, and more until `end`.
@@ -192,7 +199,7 @@ fn time_excerpt(
 
 /// The kernels that can run a node: the model's own, and those of the same kind that the CPU has; `None` where the node
 /// has no step.
-fn listed(node: &str, own: Way, times: &[(Way, Times)], weights: usize) -> Option<Vec<Tactic>> {
+fn listed(node: &str, own: Way, times: &[(Way, Times)], packed: usize) -> Option<Vec<Tactic>> {
     let of_way = |way: Way| {
         let times = times.iter().find(|(timed, _)| *timed == way).map(|(_, times)| times)?;
         times
@@ -219,7 +226,7 @@ fn listed(node: &str, own: Way, times: &[(Way, Times)], weights: usize) -> Optio
             }
             // In this precision the node runs on another kernel, which is listed by itself.
             Some(_) => {}
-            None if weights > MAX_PACKED_BYTES => {
+            None if packed > MAX_PACKED_BYTES => {
                 tactics.push(tactic(kernel.name, None, "not timed: its weights are large".into()));
             }
             None => tactics.push(tactic(kernel.name, None, "not timed: the time was up".into())),
