@@ -109,16 +109,17 @@ class Small(Variant):
     kind, source = "small", "gemm_small_sm90a.cu"
 
     def block(self):
-        return 2 * self.parameters["FEATURES"] + 32
+        return 2 * self.parameters["FEATURES"] * self.parameters.get("GROUPS", 1) + (64 if self.norm else 32)
 
     def cluster(self):
         return (self.parameters["SPLIT"], self.parameters["SHARE"], 1)
 
     def shared(self):
         p = self.parameters
-        owned = ceil_div(p["TOKENS"] // 8, p["SPLIT"])
+        groups = p.get("GROUPS", 1)
+        owned = ceil_div(p["TOKENS"] // groups // 8, p["SPLIT"]) * groups
         ring = p["STAGES"] * (p["FEATURES"] + p["TOKENS"]) * 128
-        return ring + owned * p["FEATURES"] * (32 * (p["SPLIT"] - 1) + 16) + 16 * p["STAGES"] + 8
+        return ring + owned * (p["FEATURES"] * 32 * (p["SPLIT"] - 1) + 64 * bool(self.norm)) + 16 * p["STAGES"] + 8
 
     def grid(self, capacity):
         p = self.parameters
@@ -131,7 +132,7 @@ class Small(Variant):
         w_map = nd.tensor_map(w, self.n, self.k, p["FEATURES"])
         size = following.numel() * following.element_size() if following is not None else 0
         return [a_map, w_map, pointer(bias), pointer(residual), pointer(d), pointer(batch), pointer(following),
-                ctypes.c_uint(size)] + (norm_arguments(norms) if self.norm or self.stats else [])
+                ctypes.c_uint(size), *norm_arguments(norms)]
 
 
 def pointer(tensor):
@@ -244,6 +245,20 @@ def check_variants():
     yield small(1000, 328, 64, 64, 4, f32=True, activation="TANH", residual=True)
     yield small(1000, 328, 96, 64, 1, residual=True)
     yield small(1024, 4096, 128, 64, 8, residual=True)
+    yield small(2304, 768, 128, 64, 3, share=2, GROUPS=2, norm="input")
+    yield small(768, 3072, 128, 64, 4, share=2, stages=5, GROUPS=2, **NORM_OUT)
+    yield small(2304, 768, 64, 64, 2, norm="input", element="bf16")
+    yield small(3072, 768, 128, 64, 2, stages=4, GROUPS=2, norm="input", **GELU)
+    yield small(3072, 1024, 128, 128, 3, stages=4, GROUPS=2, norm="input", **GELU)
+    yield small(1000, 384, 64, 64, 4, f32=True, GROUPS=4, norm="input", activation="TANH")
+    yield small(768, 768, 64, 64, 4, GROUPS=2, **NORM_OUT)
+    yield small(768, 768, 32, 64, 8, **NORM_OUT)
+    yield small(768, 3072, 128, 64, 8, stages=4, GROUPS=2, **NORM_OUT)
+    yield small(768, 3072, 64, 128, 8, stages=3, GROUPS=2, element="bf16", **NORM_OUT)
+    yield small(1024, 4096, 128, 64, 6, stages=4, GROUPS=4, **NORM_OUT)
+    yield small(320, 328, 64, 64, 3, GROUPS=2, **NORM_OUT)
+    yield small(768, 768, 192, 64, 1, stages=6, GROUPS=2, residual=True, stats=True)
+    yield small(768, 768, 8, 64, 2, norm="input", stats=True, residual=True)
 
 
 LARGE_TOKENS = [384, 1024, 4096, 4224, 16384]
@@ -544,7 +559,7 @@ def run_times(out, only, variants, jobs):
 def variant_of(row):
     """The variant of a row of the times."""
     kind = Small if row["name"].startswith("small") else Large
-    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
+    keys = ("TOKENS", "FEATURES", "SPLIT", "SHARE", "GROUPS", "STAGES", "TILE_N", "STORE_BUFFERS", "CLUSTER_M", "CLUSTER_N", "DEFER", "GROUP_M")
     return kind(row["n"], row["k"], **{k: row[k] for k in keys if k in row}, **epilogue(row["shape"]))
 
 

@@ -94,7 +94,7 @@ ATTENTION = {
     "128q online 128k": (128, 1, 8, 1, 1, 1),
 }
 
-# On Hopper's warpgroup products: KEYS, WARPGROUPS, BLOCKS, BLOCKS_PER_SM
+# On Hopper's warpgroup products: KEYS, WARPGROUPS, BLOCKS, BLOCKS_PER_SM, KEY_GROUPS
 ATTENTION_SM90A = {
     "wg 64q32k": (32, 1, 1, 4),
     "wg 64q64k": (64, 1, 1, 4),
@@ -114,13 +114,18 @@ ATTENTION_SM90A = {
     "wg 64q ring 64k": (64, 1, 0, 4),
     "wg 64q ring 128k": (128, 1, 0, 3),
     "wg 128q ring 64k": (64, 2, 0, 2),
+    "wg 64q 2x64k groups 2": (64, 1, 2, 1, 2),
+    "wg 64q 2x128k groups 2": (128, 1, 2, 1, 2),
+    "wg 64q 4x64k groups 2": (64, 1, 4, 1, 2),
+    "wg 64q 3x128k groups 3": (128, 1, 3, 1, 3),
+    "wg 64q 6x64k groups 3": (64, 1, 6, 1, 3),
 }
 
 
 def attention_macros(dtype, variant, heads, dim, packed=True, bias_max=0):
     names = ["KEYS", "ROW_TILES", "WARPS_Q", "WARPS_K", "ONLINE", "BLOCKS_PER_SM"]
     if variant in ATTENTION_SM90A:
-        names = ["KEYS", "WARPGROUPS", "BLOCKS", "BLOCKS_PER_SM"]
+        names = ["KEYS", "WARPGROUPS", "BLOCKS", "BLOCKS_PER_SM", "KEY_GROUPS"]
     width = heads * dim
     strides = {name: 3 * width if packed else width for name in ["Q_STRIDE", "K_STRIDE", "V_STRIDE"]}
     bias = {"RELATIVE_BIAS": int(bias_max > 0), "BIAS_MAX": bias_max}
@@ -139,7 +144,9 @@ def attention_launch(m, heads, items):
         row = 2 * dim
         longest = m["BLOCKS"] * m["KEYS"] or -(-m["BIAS_MAX"] // 64) * 64
         shared = 1024 + queries * row + (m["BLOCKS"] or 2) * 2 * m["KEYS"] * row
-        return (heads, items), 128 * m["WARPGROUPS"], shared + m["RELATIVE_BIAS"] * 4 * (longest + queries)
+        groups = m.get("KEY_GROUPS", 1)
+        shared += (groups - 1) * 2048 + m["RELATIVE_BIAS"] * 4 * (longest + queries)
+        return (heads, items), 128 * m["WARPGROUPS"] * groups, shared
     row = 2 * (dim + 8)
     longest = -(-m["BIAS_MAX"] // 16) * 16 if m["ONLINE"] else m["KEYS"]
     shared = queries * row + (1 + m["ONLINE"]) * 2 * m["KEYS"] * row

@@ -9,17 +9,19 @@
 //     a row grows from one block of keys to the next. In both, all of k and v stays in shared memory and each block of
 //     keys has its own barrier, so that warpgroups never wait for each other: one computes exponentials while another
 //     multiplies. BLOCKS 0: any length, KEYS at a time in two buffers that all warpgroups share in step.
+// KEY_GROUPS > 1 is for few blocks: so many warpgroups share the same 64 queries, each takes every KEY_GROUPS-th block of
+// keys, and the first one puts the results together. Nobody waits for the exponentials of the whole sequence then.
 // Several blocks fit a multiprocessor: one loads while another computes.
 // Shared rows have HEAD_DIM elements, 128 or 64 bytes, in the swizzle of that width: chunk c of 16 bytes of row r at
 // c ^ (r mod 8) or c ^ (r / 2 mod 4). Keys beyond the end, up to WIDTH, are zeros there.
 // All threads load, by cp.async; batch, work list and cu_seqlens are read before the predecessor has ended.
 //
 // Macros: ELEMENT_F16 | ELEMENT_BF16; HEAD_DIM 32 | 64; KEYS 64 | 128, with BLOCKS 1 also 32, 256; BLOCKS 0 .. 8;
-//   WARPGROUPS 1 .. 4; BLOCKS_PER_SM (default 1) as far as registers allow: with 128 keys and BLOCKS > 0 a thread has
+//   WARPGROUPS 1 .. 4; KEY_GROUPS (default 1) up to BLOCKS, with WARPGROUPS 1; BLOCKS_PER_SM (default 1) as far as registers allow: with 128 keys and BLOCKS > 0 a thread has
 //   128, so 4 / WARPGROUPS; RELATIVE_BIAS 0 | 1, BIAS_MAX; Q_STRIDE, K_STRIDE, V_STRIDE, OUT_STRIDE, multiples of 8.
-// Block: 128 * WARPGROUPS threads. Grid: x = heads, y = capacity in work items (of QUERIES queries).
+// Block: 128 * WARPGROUPS * KEY_GROUPS threads. Grid: x = heads, y = capacity in work items (of QUERIES queries).
 // Dynamic shared memory, with R = 2 * HEAD_DIM: 1024 + QUERIES * R + (BLOCKS or 2) * 2 * KEYS * R bytes,
-//   + RELATIVE_BIAS * 4 * (LONGEST + QUERIES), LONGEST = BLOCKS * KEYS, or BIAS_MAX rounded up to 64 with BLOCKS 0.
+//   + (KEY_GROUPS - 1) * 2048 + RELATIVE_BIAS * 4 * (LONGEST + QUERIES), LONGEST = BLOCKS * KEYS, or BIAS_MAX rounded up to 64 with BLOCKS 0.
 //   128 queries and 3 blocks of 128 keys with heads of 64 just fit twice into a multiprocessor.
 // `scale` must be positive.
 // Intensity: 4 * HEAD_DIM operations a score and one exponential: at HEAD_DIM 64 the matrix units and the special
@@ -32,8 +34,11 @@
 #ifndef BLOCKS_PER_SM
 #define BLOCKS_PER_SM 1
 #endif
+#ifndef KEY_GROUPS
+#define KEY_GROUPS 1
+#endif
 
-static const int THREADS = 128 * WARPGROUPS;
+static const int THREADS = 128 * WARPGROUPS * KEY_GROUPS;
 static const int QUERIES = 64 * WARPGROUPS;
 static const int ROW = 2 * HEAD_DIM;     // bytes of a shared row
 static const int CHUNKS = HEAD_DIM / 8;  // of a row
@@ -44,6 +49,7 @@ static const int DIM_TILES = HEAD_DIM / 8;
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
 static_assert(HEAD_DIM == 32 || HEAD_DIM == 64, "the swizzle knows these");
+static_assert(KEY_GROUPS == 1 || WARPGROUPS == 1 && KEY_GROUPS <= BLOCKS, "every group has keys and all queries");
 
 // First the barriers of the key blocks' k and v (BLOCKS > 0), from byte 1024 on q, then the key blocks.
 extern __shared__ __align__(1024) unsigned char shared[];
@@ -257,6 +263,64 @@ DEVICE void take_some_keys(Rows &rows, u32 q_rows, const Turn &turn, bool busy, 
 #endif
 }
 
+#if KEY_GROUPS > 1
+DEVICE float4 load_shared4(u32 address) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
+DEVICE void store_shared4(u32 address, float a, float b, float c, float d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
+// Every key group but the first leaves its results where its first block of keys was, and maxima and sums behind all
+// buffers; the first adds them to its own, scaled to the maximum of all. All threads call it.
+DEVICE void merge_groups(Rows &rows, u32 buffers, int group) {
+    const int t = threadIdx.x % 128;
+    const u32 behind = buffers + BUFFERS * BUFFER_BYTES;
+    if (group > 0) {
+        // All warps of the group have read its keys and values.
+        hopper::named_barrier(1 + group, 128);
+        const u32 to = buffers + group * BUFFER_BYTES + t * 16;
+#pragma unroll
+        for (int d = 0; d < DIM_TILES; d++) {
+            const float *v = rows.result + 4 * d;
+            store_shared4(to + d * 2048, v[0], v[1], v[2], v[3]);
+        }
+        store_shared4(behind + (group - 1) * 2048 + t * 16, rows.max[0], rows.max[1], rows.sum[0], rows.sum[1]);
+    }
+    __syncthreads();
+    if (group > 0) return;
+#pragma unroll
+    for (int other = 1; other < KEY_GROUPS; other++) {
+        const float4 theirs = load_shared4(behind + (other - 1) * 2048 + t * 16);
+        const float their_max[2] = {theirs.x, theirs.y}, their_sum[2] = {theirs.z, theirs.w};
+        float own[2], their[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float top = fmaxf(rows.max[h], their_max[h]);
+            own[h] = exp2_approx(rows.max[h] - top);
+            their[h] = exp2_approx(their_max[h] - top);
+            rows.sum[h] = rows.sum[h] * own[h] + their_sum[h] * their[h];
+            rows.max[h] = top;
+        }
+#pragma unroll
+        for (int d = 0; d < DIM_TILES; d++) {
+            const float4 v = load_shared4(buffers + other * BUFFER_BYTES + d * 2048 + t * 16);
+            float *r = rows.result + 4 * d;
+            r[0] = r[0] * own[0] + v.x * their[0];
+            r[1] = r[1] * own[0] + v.y * their[0];
+            r[2] = r[2] * own[1] + v.z * their[1];
+            r[3] = r[3] * own[1] + v.w * their[1];
+        }
+    }
+}
+#endif
+
 // Divides by the sums and writes a warp's 16 rows, through its own rows of q in shared memory: 16 bytes a lane.
 DEVICE void store_results(const Rows &rows, Element *out, u32 q_rows, int count) {
     const int lane = threadIdx.x % 32;
@@ -296,7 +360,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     const int2 item = work[blockIdx.y];
     const int head = blockIdx.x, first = cu_seqlens[item.x], length = cu_seqlens[item.x + 1] - first;
     const int first_query = item.y * QUERIES, queries = min(QUERIES, length - first_query);
-    const int warp = threadIdx.x / 32;
+    const int group = KEY_GROUPS > 1 ? threadIdx.x / 128 : 0;  // of keys
+    const int warp = threadIdx.x / 32 - group * 4;            // among those that share the queries out
     const float factor = scale * 1.44269504f;
     const u32 barriers = shared_address(shared), q_rows = barriers + 1024, buffers = q_rows + QUERIES * ROW;
     k += (size_t)first * K_STRIDE + head * HEAD_DIM;
@@ -305,7 +370,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     const float *row_bias = nullptr;
 #if RELATIVE_BIAS
     // Entry i of the shared slice is for j - i = i - (QUERIES - 1), counted from the block's first query.
-    float *slice = reinterpret_cast<float *>(shared + 1024 + QUERIES * ROW + BUFFERS * BUFFER_BYTES);
+    float *slice = reinterpret_cast<float *>(shared + 1024 + QUERIES * ROW + BUFFERS * BUFFER_BYTES + (KEY_GROUPS - 1) * 2048);
     const float *table = bias + head * (2 * BIAS_MAX - 1) + BIAS_MAX - 1 - first_query - (QUERIES - 1);
     for (int i = threadIdx.x; i < length + QUERIES - 1; i += THREADS) {
         // Queries beyond the sequence would ask for distances that the table does not have.
@@ -351,13 +416,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         return;
     }
     turn.next = buffers, turn.next_k = k, turn.next_v = v, turn.following = 0;
-    for (int block = 0; BLOCKS == 1 ? block < 1 : block * KEYS < length; block++) {
+    for (int block = group; BLOCKS == 1 ? block < 1 : block * KEYS < length; block += KEY_GROUPS) {
         turn.barrier = barriers + 16 * block, turn.keys = buffers + block * BUFFER_BYTES;
         turn.left = length - block * KEYS;
         take_some_keys(rows, own_q, turn, true, factor, row_bias + block * KEYS);
     }
     // Every warp of the warpgroup has read its q: the rows become those of the results.
+#if KEY_GROUPS > 1
+    wait_copies<0>();
+    merge_groups(rows, buffers, group);
+    if (group > 0) return;
+#else
     hopper::named_barrier(1 + warp / 4, 128);
+#endif
 #else
     arrive<1>();
     // Groups of copies in flight at the top of each turn: v of this turn.

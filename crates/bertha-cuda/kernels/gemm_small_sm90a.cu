@@ -1,23 +1,35 @@
 // Linear layer for few tokens on Hopper, made for latency:
-// D[tokens, N] = activation(A[tokens, K] W[N, K]^T + bias) (+ residual).
+// D[tokens, N] = activation(A[tokens, K] W[N, K]^T + bias) (+ residual), optionally with a layer norm of A or of the
+// residual that no kernel has applied yet (NORM_INPUT, NORM_RESIDUAL).
 //
 // The operands change sides: wgmma's 64 rows are features (W), its columns are tokens (A), so that few tokens waste
 // nothing. Tile: FEATURES features x TOKENS tokens, and K is split over a cluster of SPLIT blocks, so that a hundred and
 // more blocks stream the weights at once. Each block has
-//   FEATURES / 64  consumer warpgroups, 64 features each: wgmma m64 n(TOKENS) k16, f32 accumulators;
+//   FEATURES / 64 x GROUPS  consumer warpgroups of 64 features and TOKENS / GROUPS tokens each: wgmma m64 k16, f32
+//     accumulators. With more groups the same sums are sent, added up and finished by more warps;
+//   one warp, with NORM_INPUT or NORM_RESIDUAL, that finds the norms of the rows that the block finishes;
 //   one producer warp  whose first thread fetches blocks of 64 along K by TMA: the weights before it waits for the
 //     kernels that produce A (griddepcontrol.wait), A after it.
 // SHARE blocks of the cluster with neighbouring features and the same part of K share A by multicast.
-// Reduction: the block of rank r owns the r-th part of the tile's tokens. Everybody sends its accumulators of the others'
+// Reduction: the block of rank r owns the r-th part of each group's tokens. Everybody sends its accumulators of the others'
 // tokens straight from registers to the owner's shared memory (st.async, counted at the owner's mbarrier) and the owner
-// adds them in a fixed order: no atomics, no workspace, the same result on every run. The owner applies the epilogue,
-// transposes through stmatrix.trans into a [tokens][FEATURES] tile and writes 16 bytes a thread.
+// adds them in a fixed order: no atomics, no workspace, the same result on every run. The sums go through a [tokens][FEATURES]
+// tile of f32 in the ring's memory, after which eight neighbouring features of a token are in one thread: epilogue,
+// residual, statistics and 16-byte stores.
 // The next linear layer's weights can be asked into the L2 meanwhile (`next`), as nothing else uses the memory then.
 //
 // Data: A, W, D row-major (K or N contiguous) in Element; bias [N] f32; residual [tokens, N] Element.
+// Deferred layer norm: rows that wait for their norm have statistics those of row_stats.cuh,
+// float2 [capacity][width / 64].
+//   NORM_INPUT: the rows of A wait. W has gamma multiplied in and its rows centred, bias has W beta added, so that
+//     D = activation(rstd A W^T + bias); stats are those of A's rows.
+//   NORM_RESIDUAL: the rows of the residual wait. bias has beta added, so that
+//     D = A W^T + bias + (residual - mean) rstd gamma; stats are those of the residual's rows, gamma is [N] f32.
+//   STATS_OUTPUT: output_stats become those of the rows of D.
 // Shared memory: STAGES x (FEATURES + TOKENS) rows of 128 bytes in the 128-byte swizzle; the receive buffer
-// (SPLIT - 1) x OWNED x (FEATURES * 2) x 16 bytes, where OWNED = ceil(TOKENS / 8 / SPLIT) are columns of eight tokens;
-// the output tile OWNED * 8 x FEATURES Elements.
+// (SPLIT - 1) x OWNED x (FEATURES * 2 * GROUPS) x 16 bytes, where OWNED = ceil(TOKENS / GROUPS / 8 / SPLIT) are columns of
+// eight tokens of each group;
+// the norms of the owned tokens.
 // Intensity: weights are read once; A is read FEATURES * SHARE features at a time from the L2.
 //
 // Macros (all required unless a default is given):
@@ -25,14 +37,19 @@
 //   N, K          multiples of 8
 //   TOKENS        8, 16, 32, 64, 96, 128, 192 or 256
 //   FEATURES      64 or 128
+//   GROUPS        (default 1) so that TOKENS / GROUPS is one of the numbers above
 //   SPLIT         1 to 8 blocks along K, at most ceil(K / 64)
 //   SHARE         1, 2 or 4 (TOKENS a multiple of 8 SHARE; SPLIT * SHARE at most 8, or 16 with the non-portable size)
 //   STAGES        ring depth; ceil(ceil(K / 64) / SPLIT) holds a block's whole part of K and needs no ring
 //   ACTIVATION, RESIDUAL, OUTPUT_F32   as in gemm_sm90a.cu
+//   NORM_INPUT | NORM_RESIDUAL (with RESIDUAL, without an activation)   of a width that is a multiple of 64
+//   STATS_OUTPUT  N a multiple of 64, not with OUTPUT_F32
 //
 // Launch: grid (SPLIT, ceil(ceil(N / FEATURES) / SHARE) * SHARE, ceil(capacity / TOKENS)); cluster (SPLIT, SHARE, 1);
-// block 2 * FEATURES + 32; dynamic shared memory (whose carve-out is set to 100 %)
-//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * FEATURES * (32 * (SPLIT - 1) + 16) + 16 * STAGES + 8.
+// block 2 * FEATURES * GROUPS + 32, and 32 more with NORM_INPUT or NORM_RESIDUAL; dynamic shared memory (whose carve-out is set to 100 %)
+//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * GROUPS * FEATURES * 32 * (SPLIT - 1) + 16 * STAGES + 8
+//   + OWNED * GROUPS * 64 with NORM_INPUT or NORM_RESIDUAL;
+//   the f32 tile OWNED * GROUPS * 8 x (FEATURES + 4) x 4 must fit the ring.
 // Two such kernels fit on a multiprocessor up to 115,712 bytes each: only then the next one's weights are under way early.
 // Tensor maps, 2-D, 16-bit, 128-byte swizzle, no interleave, zero fill, L2 promotion 256 bytes, element stride 1:
 //   a_map   dims {K, capacity}, stride 2 K bytes, box {64, TOKENS / SHARE}
@@ -42,33 +59,59 @@
 #include "batch.cuh"
 #include "activation.cuh"
 #include "hopper.cuh"
+#include "row_stats.cuh"
 
 using namespace hopper;
+
+#ifndef GROUPS
+#define GROUPS 1
+#endif
 
 constexpr int BLOCK_K = 64;
 constexpr int ROW_BYTES = BLOCK_K * 2;
 constexpr int CLUSTER = SPLIT * SHARE;
-constexpr int CONSUMER_THREADS = FEATURES * 2;
+constexpr int CONSUMER_THREADS = FEATURES * 2 * GROUPS;
+constexpr int GROUP_TOKENS = TOKENS / GROUPS;
 constexpr int W_BYTES = FEATURES * ROW_BYTES;
 constexpr int A_BYTES = TOKENS * ROW_BYTES;
 constexpr int STAGE_BYTES = W_BYTES + A_BYTES;
 constexpr int BLOCKS_K = (K + BLOCK_K - 1) / BLOCK_K;
 constexpr int LONGEST_PART = (BLOCKS_K + SPLIT - 1) / SPLIT;
 constexpr bool RING = STAGES < LONGEST_PART;
-constexpr int COLUMNS = TOKENS / 8;
+constexpr int COLUMNS = GROUP_TOKENS / 8;
 constexpr int OWNED = (COLUMNS + SPLIT - 1) / SPLIT;
 constexpr int RECEIVE_BYTES = (SPLIT - 1) * OWNED * CONSUMER_THREADS * 16;
-constexpr int OUTPUT_ROW_BYTES = FEATURES * 2;
-constexpr int OUTPUT_BYTES = OWNED * 8 * OUTPUT_ROW_BYTES;
+constexpr int SUM_ROW_BYTES = (FEATURES + 4) * 4;
+constexpr int CHUNKS = FEATURES / 8;                          // of eight features in a row of the tile
+constexpr int ROWS_AT_ONCE = CONSUMER_THREADS / CHUNKS;       // rows that the consumers finish at a time
+constexpr int OWNED_ROWS = OWNED * GROUPS * 8;
+constexpr int TURNS = (OWNED_ROWS + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
 constexpr int PREFETCH_CHUNK = 16384;
 
 static_assert(SPLIT <= BLOCKS_K, "every block of the cluster needs a part of K");
+static_assert(OWNED_ROWS * SUM_ROW_BYTES <= STAGES * STAGE_BYTES, "the tile of sums lies in the ring");
+
+#if defined(NORM_INPUT) || defined(NORM_RESIDUAL)
+#define NORM
+constexpr int NORM_THREADS = 32;
+#ifdef NORM_INPUT
+constexpr int STATS_CHUNKS = K / 64;
+static_assert(K % 64 == 0, "statistics are of 64 features");
+#else
+constexpr int STATS_CHUNKS = N / 64;
+#endif
+#else
+constexpr int NORM_THREADS = 0;
+#endif
+#if defined(NORM_RESIDUAL) || defined(STATS_OUTPUT)
+static_assert(N % 64 == 0, "statistics are of 64 features");
+#endif
 
 // Offsets of what lies in shared memory, from a start aligned to 1,024 bytes.
 struct Layout {
     unsigned stages;
     unsigned receive;
-    unsigned output;
+    unsigned norms;  // of each owned token
     unsigned full;
     unsigned empty;
     unsigned received;
@@ -76,8 +119,12 @@ struct Layout {
     __device__ explicit Layout(unsigned start) {
         stages = start;
         receive = stages + STAGES * STAGE_BYTES;
-        output = receive + RECEIVE_BYTES;
-        full = output + OUTPUT_BYTES;
+        norms = receive + RECEIVE_BYTES;
+#ifdef NORM
+        full = norms + OWNED_ROWS * 8;
+#else
+        full = norms;
+#endif
         empty = full + STAGES * 8;
         received = empty + STAGES * 8;
     }
@@ -111,6 +158,16 @@ DEVICE unsigned rank_of(int split, int share) {
     return share * SPLIT + split;
 }
 
+// The blocks that share this one's part of A.
+DEVICE unsigned short sharers(int split) {
+    unsigned short blocks = 0;
+#pragma unroll
+    for (int share = 0; share < SHARE; ++share) {
+        blocks |= 1 << rank_of(split, share);
+    }
+    return blocks;
+}
+
 DEVICE void load_w(const Layout& layout, const TensorMap* map, const Part& part, int block, int stage) {
     tma_load(layout.w_tile(stage), map, layout.full_barrier(stage), (part.first + block) * BLOCK_K, part.feature,
              EVICT_FIRST);
@@ -122,11 +179,7 @@ DEVICE void load_a(const Layout& layout, const TensorMap* map, const Part& part,
     int x = (part.first + block) * BLOCK_K;
     int y = part.token + part.share * ROWS;
     if constexpr (SHARE > 1) {
-        unsigned short blocks = 0;
-        for (int share = 0; share < SHARE; ++share) {
-            blocks |= 1 << rank_of(part.split, share);
-        }
-        tma_load_multicast(destination, map, layout.full_barrier(stage), x, y, blocks, EVICT_LAST);
+        tma_load_multicast(destination, map, layout.full_barrier(stage), x, y, sharers(part.split), EVICT_LAST);
     } else {
         tma_load(destination, map, layout.full_barrier(stage), x, y, EVICT_LAST);
     }
@@ -177,30 +230,43 @@ DEVICE void produce(
     }
 }
 
+// Says that this warp has read a stage, to all blocks that write to it.
+DEVICE void release(const Layout& layout, const Part& part, int stage, int lane) {
+    if constexpr (SHARE == 1) {
+        if (lane == 0) {
+            barrier_arrive(layout.empty_barrier(stage));
+        }
+    } else if (lane < SHARE) {
+        barrier_arrive_cluster(cluster_address(layout.empty_barrier(stage), rank_of(part.split, lane)));
+    }
+}
+
 // Products of one warpgroup over this block's part of K.
-DEVICE void multiply(float (&d)[TOKENS / 2], const Layout& layout, const Part& part, int group, int lane) {
+DEVICE void multiply(float (&d)[GROUP_TOKENS / 2], const Layout& layout, const Part& part, int warpgroup, int lane) {
+    int group = warpgroup / (FEATURES / 64);
+    int features = warpgroup % (FEATURES / 64);
     int stage = 0;
     unsigned phase = 0;
 #pragma unroll
-    for (int i = 0; i < TOKENS / 2; ++i) {
+    for (int i = 0; i < GROUP_TOKENS / 2; ++i) {
         d[i] = 0.0f;
     }
     fence_registers(d);
 #pragma unroll 1
     for (int block = 0; block < part.blocks; ++block) {
         barrier_wait(layout.full_barrier(stage), phase);
-        unsigned long long w = tile_descriptor(layout.w_tile(stage) + group * 64 * ROW_BYTES);
-        unsigned long long a = tile_descriptor(layout.a_tile(stage));
+        unsigned long long w = tile_descriptor(layout.w_tile(stage) + features * 64 * ROW_BYTES);
+        unsigned long long a = tile_descriptor(layout.a_tile(stage) + group * GROUP_TOKENS * ROW_BYTES);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < BLOCK_K / 16; ++step) {
-            Wgmma<TOKENS>::multiply(d, w + step * WGMMA_K_STEP, a + step * WGMMA_K_STEP, 1);
+            Wgmma<GROUP_TOKENS>::multiply(d, w + step * WGMMA_K_STEP, a + step * WGMMA_K_STEP, 1);
         }
         wgmma_commit();
-        wgmma_wait<1>();
-        if (RING && block > 0 && lane < SHARE) {
-            int previous = stage > 0 ? stage - 1 : STAGES - 1;
-            barrier_arrive_cluster(cluster_address(layout.empty_barrier(previous), rank_of(part.split, lane)));
+        // A ring gets its stage back at once: what comes next is still on its way then.
+        wgmma_wait<RING ? 0 : 1>();
+        if (RING) {
+            release(layout, part, stage, lane);
         }
         if (++stage == STAGES) {
             stage = 0;
@@ -218,13 +284,20 @@ DEVICE constexpr int columns_of(int split) {
     return end - begin;
 }
 
-// Sends each owner its columns of the accumulators and keeps this block's own in `sum`, to which it adds the others'.
-DEVICE void reduce(
-    const float (&d)[TOKENS / 2], float (&sum)[OWNED * 4], const Layout& layout, const Part& part, int thread) {
+// Sends each owner its columns of the accumulators, beginning with the next in rank so that no owner gets all at once, and
+// keeps this block's own in `sum`. The rank is a constant here, as indexes of registers have to be.
+template <int SELF>
+DEVICE void send(
+    const float (&d)[GROUP_TOKENS / 2], float (&sum)[OWNED * 4], const Layout& layout, const Part& part, int thread) {
+    if (SELF + 1 < SPLIT && part.split != SELF) {
+        send<SELF + 1 < SPLIT ? SELF + 1 : SELF>(d, sum, layout, part, thread);
+        return;
+    }
     // Inner loops run to constants, or the compiler leaves them rolled and d in local memory.
 #pragma unroll
-    for (int owner = 0; owner < SPLIT; ++owner) {
-        int slot = part.split < owner ? part.split : part.split - 1;
+    for (int distance = 1; distance < SPLIT; ++distance) {
+        int owner = (SELF + distance) % SPLIT;
+        int slot = SELF < owner ? SELF : SELF - 1;
         unsigned rank = rank_of(owner, part.share);
         unsigned address = cluster_address(layout.receive + (slot * OWNED * CONSUMER_THREADS + thread) * 16, rank);
         unsigned barrier = cluster_address(layout.received, rank);
@@ -232,139 +305,250 @@ DEVICE void reduce(
         for (int column = 0; column < OWNED; ++column) {
             if (owner * OWNED + column < COLUMNS) {
                 const float* v = d + (owner * OWNED + column) * 4;
-                if (owner != part.split) {
-                    store_async(address + column * CONSUMER_THREADS * 16, barrier, v[0], v[1], v[2], v[3]);
-                } else {
-                    sum[column * 4] = v[0];
-                    sum[column * 4 + 1] = v[1];
-                    sum[column * 4 + 2] = v[2];
-                    sum[column * 4 + 3] = v[3];
-                }
+                store_async(address + column * CONSUMER_THREADS * 16, barrier, v[0], v[1], v[2], v[3]);
             }
         }
     }
-    if constexpr (SPLIT > 1) {
-        barrier_wait_cluster(layout.received, 0);
 #pragma unroll
-        for (int slot = 0; slot < SPLIT - 1; ++slot) {
+    for (int column = 0; column < OWNED; ++column) {
+        if (SELF * OWNED + column < COLUMNS) {
 #pragma unroll
-            for (int column = 0; column < OWNED; ++column) {
-                unsigned address = layout.receive + ((slot * OWNED + column) * CONSUMER_THREADS + thread) * 16;
-                float a, b, c, e;
-                asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                             : "=f"(a), "=f"(b), "=f"(c), "=f"(e)
-                             : "r"(address)
-                             : "memory");
-                sum[column * 4] += a;
-                sum[column * 4 + 1] += b;
-                sum[column * 4 + 2] += c;
-                sum[column * 4 + 3] += e;
+            for (int i = 0; i < 4; ++i) {
+                sum[column * 4 + i] = d[(SELF * OWNED + column) * 4 + i];
             }
         }
     }
 }
 
-// Residual of one column of eight tokens in the accumulators' layout: tokens t, t + 1 of features f and f + 8.
-DEVICE void load_residual(float (&r)[4], const Element* residual, int token, int feature, int tokens) {
+// Adds what the others have sent to this block's own sums.
+DEVICE void receive(float (&sum)[OWNED * 4], const Layout& layout, int thread) {
+    barrier_wait_cluster(layout.received, 0);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        int row = token + i % 2;
-        int column = feature + i / 2 * 8;
-        r[i] = 0.0f;
-        if (row < tokens && column < N) {
-            r[i] = to_f32(residual[static_cast<long long>(row) * N + column]);
-        }
-    }
-}
-
-// Writes the owned tokens from the output tile, 16 bytes a thread, whole rows of FEATURES side by side.
-DEVICE void write_rows(const Layout& layout, Element* output, int token, int rows, int feature, int thread) {
-    constexpr int CHUNKS = OUTPUT_ROW_BYTES / 16;
+    for (int slot = 0; slot < SPLIT - 1; ++slot) {
 #pragma unroll
-    for (int place = thread; place < OWNED * 8 * CHUNKS; place += CONSUMER_THREADS) {
-        int row = place / CHUNKS;
-        int chunk = place % CHUNKS;
-        if (row < rows && feature + chunk * 8 < N) {
-            unsigned address = layout.output + row * OUTPUT_ROW_BYTES + ((chunk ^ (row % 8)) << 4);
-            uint4 v;
-            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        for (int column = 0; column < OWNED; ++column) {
+            unsigned address = layout.receive + ((slot * OWNED + column) * CONSUMER_THREADS + thread) * 16;
+            float a, b, c, e;
+            asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                         : "=f"(a), "=f"(b), "=f"(c), "=f"(e)
                          : "r"(address)
                          : "memory");
-            long long offset = static_cast<long long>(token + row) * N + feature + chunk * 8;
-            *reinterpret_cast<uint4*>(output + offset) = v;
+            sum[column * 4] += a;
+            sum[column * 4 + 1] += b;
+            sum[column * 4 + 2] += c;
+            sum[column * 4 + 3] += e;
         }
     }
 }
 
+// The owned rows, numbered through all groups: which tokens they are.
+struct Owned {
+    int first;    // token of row 0
+    int columns;  // of eight tokens in each group
+    int tokens;   // of the batch
+
+    __device__ int token(int row) const { return first + row / (OWNED * 8) * GROUP_TOKENS + row % (OWNED * 8); }
+    __device__ bool holds(int row) const {
+        return row < OWNED_ROWS && row % (OWNED * 8) < columns * 8 && token(row) < tokens;
+    }
+};
+
+DEVICE Owned owned_of(const Part& part, int tokens) {
+    return {part.token + part.split * OWNED * 8, columns_of(part.split), tokens};
+}
+
+// Eight neighbouring f32 parameters of features, zeros beyond the last feature.
+DEVICE void load_parameters(float (&p)[8], const float* parameters, int feature) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        p[i] = 0.0f;
+    }
+    if (feature < N) {
+        load_vector(parameters + feature, p);
+        load_vector(parameters + feature + 4, p + 4);
+    }
+}
+
+#ifdef NORM
+// One warp: the norms of the owned tokens from their rows' statistics, to shared memory; a lane a row.
+DEVICE void find_norms(const Layout& layout, const float2* stats, const Owned& owned, float epsilon, int lane) {
+    for (int row = lane; row < OWNED_ROWS; row += 32) {
+        if (owned.holds(row)) {
+            long long place = static_cast<long long>(owned.token(row)) * STATS_CHUNKS;
+            RowNorm norm = merge_chunks<STATS_CHUNKS, 16>(stats + place, epsilon);
+            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(layout.norms + row * 8), "f"(norm.scale), "f"(norm.shift)
+                         : "memory");
+        }
+    }
+}
+#endif
+
+// One column of eight tokens from the accumulators' layout into the tile of sums, `row` and `feature` of the warp's first.
+DEVICE void store_sums(unsigned tile, const float* v, int row, int feature, int lane) {
+    unsigned address = tile + (row + lane % 4 * 2) * SUM_ROW_BYTES + (feature + lane / 4) * 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(address + i % 2 * SUM_ROW_BYTES + i / 2 * 32), "f"(v[i]) : "memory");
+    }
+}
+
+DEVICE void load_sums(float (&v)[8], unsigned tile, int row, int chunk) {
+    unsigned address = tile + row * SUM_ROW_BYTES + chunk * 32;
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(v[i]), "=f"(v[i + 1]), "=f"(v[i + 2]), "=f"(v[i + 3])
+                     : "r"(address + i * 4)
+                     : "memory");
+    }
+}
+
+#ifdef STATS_OUTPUT
+// The sum over the eight threads that hold 64 features of a row.
+DEVICE float sum_of_eight(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    x += __shfl_xor_sync(0xffffffffu, x, 2);
+    x += __shfl_xor_sync(0xffffffffu, x, 4);
+    return x;
+}
+
+// The statistics of 64 features of which eight threads hold eight each.
+DEVICE float2 stats_of(const float (&v)[8]) {
+    float sum = 0.0f;
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        sum += v[i];
+        squares = fmaf(v[i], v[i], squares);
+    }
+    return chunk_stats(sum_of_eight(sum), sum_of_eight(squares));
+}
+#endif
+
+// What follows the product, given to the consumers by the launch.
+struct Epilogue {
+    const float* bias;
+    const Element* residual;
+    void* output;
+    const float* gamma;
+    float2* output_stats;
+};
+
 // Everything a consumer thread does.
-DEVICE void consume(
-    const Layout& layout, const Part& part, const float* bias, const Element* residual, void* output, int tokens) {
+DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epilogue, int tokens) {
     int thread = threadIdx.x;
     int lane = thread % 32;
     int warp = thread / 32;
-    int own_columns = columns_of(part.split);
-    int own_token = part.token + part.split * OWNED * 8;
-    int feature = part.feature + warp * 16 + lane / 4;
-    float bias_top = feature < N ? bias[feature] : 0.0f;
-    float bias_bottom = feature + 8 < N ? bias[feature + 8] : 0.0f;
+    Owned owned = owned_of(part, tokens);
+    // In the end this thread has eight features of every ROWS_AT_ONCE-th row.
+    int chunk = thread % CHUNKS;
+    int first_row = thread / CHUNKS;
+    int feature = part.feature + chunk * 8;
+    float bias[8];
+    load_parameters(bias, epilogue.bias, feature);
+#ifdef NORM_RESIDUAL
+    float gamma[8];
+    load_parameters(gamma, epilogue.gamma, feature);
+#endif
     if (SPLIT > 1 && thread == 0) {
-        barrier_expect(layout.received, (SPLIT - 1) * own_columns * CONSUMER_THREADS * 16);
+        barrier_expect(layout.received, (SPLIT - 1) * owned.columns * CONSUMER_THREADS * 16);
     }
     if constexpr (CLUSTER > 1) {
         cluster_wait();
     }
     wait_for_dependencies();
 #ifdef RESIDUAL
-    float added[OWNED][4];
+    uint4 added[TURNS];
 #pragma unroll
-    for (int column = 0; column < OWNED; ++column) {
-        int last = column < own_columns ? tokens : 0;
-        load_residual(added[column], residual, own_token + column * 8 + lane % 4 * 2, feature, last);
-    }
-#endif
-    float d[TOKENS / 2];
-    multiply(d, layout, part, thread / 128, lane);
-    float sum[OWNED * 4] = {};
-    reduce(d, sum, layout, part, thread);
-#pragma unroll
-    for (int column = 0; column < OWNED; ++column) {
-        if (column < own_columns) {
-            float v[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                v[i] = activate(sum[column * 4 + i] + (i < 2 ? bias_top : bias_bottom));
-#ifdef RESIDUAL
-                v[i] += added[column][i];
-#endif
-            }
-#ifdef OUTPUT_F32
-            float* out = static_cast<float*>(output);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                int row = own_token + column * 8 + lane % 4 * 2 + i % 2;
-                if (row < tokens && feature + i / 2 * 8 < N) {
-                    out[static_cast<long long>(row) * N + feature + i / 2 * 8] = v[i];
-                }
-            }
-#else
-            int row = column * 8 + lane % 8;
-            int chunk = warp * 2 + lane / 8 % 2;
-            unsigned address = layout.output + row * OUTPUT_ROW_BYTES + ((chunk ^ (row % 8)) << 4);
-            store_matrix_x2_transposed(address, pack2<Element>(v[0], v[1]), pack2<Element>(v[2], v[3]));
-#endif
+    for (int turn = 0; turn < TURNS; ++turn) {
+        int row = first_row + turn * ROWS_AT_ONCE;
+        added[turn] = make_uint4(0, 0, 0, 0);
+        if (owned.holds(row) && feature < N) {
+            long long offset = static_cast<long long>(owned.token(row)) * N + feature;
+            added[turn] = *reinterpret_cast<const uint4*>(epilogue.residual + offset);
         }
     }
-#ifndef OUTPUT_F32
-    named_barrier(1, CONSUMER_THREADS);
-    int rows = tokens - own_token < own_columns * 8 ? tokens - own_token : own_columns * 8;
-    write_rows(layout, static_cast<Element*>(output), own_token, rows, part.feature, thread);
 #endif
+    float d[GROUP_TOKENS / 2];
+    multiply(d, layout, part, thread / 128, lane);
+    float sum[OWNED * 4] = {};
+    send<0>(d, sum, layout, part, thread);
+    if constexpr (SPLIT > 1) {
+        receive(sum, layout, thread);
+    }
+    // All products have ended: the ring's memory is free. The norms are there.
+    named_barrier(1, CONSUMER_THREADS + NORM_THREADS);
+#pragma unroll
+    for (int column = 0; column < OWNED; ++column) {
+        int row = (thread / (FEATURES * 2) * OWNED + column) * 8;
+        store_sums(layout.stages, sum + column * 4, row, warp % (FEATURES / 16) * 16, lane);
+    }
+    named_barrier(2, CONSUMER_THREADS);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        int row = first_row + turn * ROWS_AT_ONCE;
+        if (OWNED_ROWS % ROWS_AT_ONCE != 0 && row >= OWNED_ROWS) {
+            break;  // whole warps
+        }
+        float v[8];
+        load_sums(v, layout.stages, row, chunk);
+#ifdef NORM
+        RowNorm norm;
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                     : "=f"(norm.scale), "=f"(norm.shift)
+                     : "r"(layout.norms + row * 8)
+                     : "memory");
+#endif
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+#ifdef NORM_INPUT
+            v[i] = activate(fmaf(v[i], norm.scale, bias[i]));
+#else
+            v[i] = activate(v[i] + bias[i]);
+#endif
+        }
+#ifdef RESIDUAL
+        const u32 pairs[4] = {added[turn].x, added[turn].y, added[turn].z, added[turn].w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float2 pair = unpack2<Element>(pairs[i]);
+#ifdef NORM_RESIDUAL
+            v[2 * i] = fmaf(fmaf(pair.x, norm.scale, norm.shift), gamma[2 * i], v[2 * i]);
+            v[2 * i + 1] = fmaf(fmaf(pair.y, norm.scale, norm.shift), gamma[2 * i + 1], v[2 * i + 1]);
+#else
+            v[2 * i] += pair.x;
+            v[2 * i + 1] += pair.y;
+#endif
+        }
+#endif
+        bool valid = owned.holds(row) && feature < N;
+        long long offset = static_cast<long long>(owned.token(row)) * N + feature;
+#ifdef OUTPUT_F32
+        if (valid) {
+            float* out = static_cast<float*>(epilogue.output) + offset;
+            store_vector(out, v);
+            store_vector(out + 4, v + 4);
+        }
+#else
+        uint4 rounded = make_uint4(pack2<Element>(v[0], v[1]), pack2<Element>(v[2], v[3]), pack2<Element>(v[4], v[5]),
+                                   pack2<Element>(v[6], v[7]));
+        if (valid) {
+            *reinterpret_cast<uint4*>(static_cast<Element*>(epilogue.output) + offset) = rounded;
+        }
+#ifdef STATS_OUTPUT
+        float2 stats = stats_of(v);
+        if (valid && chunk % 8 == 0) {
+            epilogue.output_stats[offset / 64] = stats;
+        }
+#endif
+#endif
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_sm90a(
+extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + NORM_THREADS + 32) gemm_small_sm90a(
     const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, const float* __restrict__ bias,
-    const Element* residual, void* output, const Batch* __restrict__ batch, const char* next, unsigned next_bytes) {
+    const Element* residual, void* output, const Batch* __restrict__ batch, const char* next, unsigned next_bytes,
+    const float2* stats, const float* __restrict__ gamma, float epsilon, float2* output_stats) {
     extern __shared__ __align__(1024) char memory[];
     Layout layout(shared_address(memory));
     Part part;
@@ -372,7 +556,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_s
     if (part.token >= tokens) {
         return;
     }
-    bool producer = threadIdx.x == CONSUMER_THREADS;
+    bool producer = threadIdx.x == CONSUMER_THREADS + NORM_THREADS;
     if (producer) {
         prefetch_map(&w_map);
         prefetch_map(&a_map);
@@ -391,7 +575,16 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32) gemm_small_s
     if (producer) {
         produce(layout, &a_map, &w_map, part, next, next_bytes);
     } else if (threadIdx.x < CONSUMER_THREADS) {
-        consume(layout, part, bias, residual, output, tokens);
+        consume(layout, part, {bias, residual, output, gamma, output_stats}, tokens);
+#ifdef NORM
+    } else if (threadIdx.x < CONSUMER_THREADS + NORM_THREADS) {
+        if constexpr (CLUSTER > 1) {
+            cluster_wait();
+        }
+        wait_for_dependencies();
+        find_norms(layout, stats, owned_of(part, tokens), epsilon, threadIdx.x % 32);
+        named_barrier(1, CONSUMER_THREADS + NORM_THREADS);
+#endif
     } else if constexpr (CLUSTER > 1) {
         cluster_wait();
     }

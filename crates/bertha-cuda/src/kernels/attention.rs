@@ -101,6 +101,8 @@ struct HopperVariant {
     keys: usize,
     /// How many times as many keys stay in shared memory; 0 when any number passes through.
     blocks: usize,
+    /// Warpgroups that share the same queries, each with its own blocks of keys.
+    key_groups: usize,
     /// Blocks of threads that must fit the registers of a multiprocessor, as many as keep clear of spills.
     per_multiprocessor: usize,
 }
@@ -117,22 +119,31 @@ impl HopperVariant {
             blocks => (blocks, blocks * self.keys),
         };
         let bias = step.relative.map_or(0, |_| 4 * (longest + self.queries()));
-        1024 + self.queries() * row + buffers * 2 * self.keys * row + bias
+        let merged = (self.key_groups - 1) * 2048;
+        1024 + self.queries() * row + buffers * 2 * self.keys * row + merged + bias
+    }
+
+    const fn threads(&self) -> usize {
+        128 * self.warpgroups * self.key_groups
     }
 }
 
 /// As measured on an H100: one warpgroup a block, but two beyond 128 keys when there are blocks enough for every
-/// multiprocessor, so that keys and values are fetched half as often.
+/// multiprocessor, so that keys and values are fetched half as often. Where every block has a multiprocessor to itself, a
+/// warpgroup for each block of keys.
 fn hopper_variant(step: &Attention, setting: &Setting) -> Option<HopperVariant> {
     if setting.arch != Arch::Sm90a || !matches!(step.head_dim, 32 | 64) {
         return None;
     }
     let many = setting.tokens / 128 * step.heads > 2 * setting.planned_multiprocessors;
+    let few = setting.tokens.div_ceil(64) * step.heads <= setting.planned_multiprocessors;
     let warpgroups = if many && step.head_dim == 64 { 2 } else { 1 };
     let (warpgroups, keys, blocks, per_multiprocessor) = match setting.longest {
         0..=32 => (1, 32, 1, 4),
         33..=64 => (1, 64, 1, 4),
         65..=128 => (1, 128, 1, 4),
+        129..=256 if few => (1, 128, 2, 1),
+        257..=384 if few => (1, 128, 3, 1),
         129..=256 => (warpgroups, 128, 2, if step.head_dim == 64 { 4 / warpgroups } else { 3 }),
         257..=384 => (warpgroups, 128, 3, 2),
         _ if step.head_dim == 32 => (1, 64, 0, 4),
@@ -140,7 +151,8 @@ fn hopper_variant(step: &Attention, setting: &Setting) -> Option<HopperVariant> 
     };
     // The bias takes registers too.
     let per_multiprocessor = if step.relative.is_some() { 1 } else { per_multiprocessor };
-    Some(HopperVariant { warpgroups, keys, blocks, per_multiprocessor })
+    let key_groups = if few && blocks > 1 { blocks } else { 1 };
+    Some(HopperVariant { warpgroups, keys, blocks, key_groups, per_multiprocessor })
 }
 
 /// Kernel, threads and shared memory on Hopper's warpgroup products.
@@ -151,8 +163,9 @@ fn kernel_hopper(storage: Storage, step: &Attention, variant: HopperVariant) -> 
         .with("KEYS", variant.keys)
         .with("WARPGROUPS", variant.warpgroups)
         .with("BLOCKS", variant.blocks)
+        .with("KEY_GROUPS", variant.key_groups)
         .with("BLOCKS_PER_SM", variant.per_multiprocessor);
-    (kernel, 128 * variant.warpgroups, variant.shared_bytes(step))
+    (kernel, variant.threads(), variant.shared_bytes(step))
 }
 
 /// Kernel, threads and shared memory in f32.
@@ -243,6 +256,9 @@ mod tests {
                             assert!(hopper.shared_bytes(&step) <= arch.shared_bytes());
                             let all = hopper.blocks * hopper.keys;
                             assert!(all == 0 || all >= longest, "{hopper:?} for {longest}");
+                            assert!(hopper.key_groups == 1 || hopper.key_groups <= hopper.blocks);
+                            assert!(hopper.key_groups == 1 || hopper.warpgroups == 1);
+                            assert!(hopper.threads() <= 512);
                         }
                         let variant = variant(&step, &setting);
                         assert!(

@@ -91,7 +91,7 @@ pub(crate) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> La
 
 /// Whether all kernels that run products of whole tokens there can apply deferred norms and store statistics.
 pub(crate) fn takes_norms(arch: Arch, storage: Storage) -> bool {
-    small_sm90a::TAKES_NORMS && arch == Arch::Sm90a && matches!(storage, Storage::F16 | Storage::Bf16)
+    arch == Arch::Sm90a && matches!(storage, Storage::F16 | Storage::Bf16)
 }
 
 /// Whether a deferred norm's rows may be so wide.

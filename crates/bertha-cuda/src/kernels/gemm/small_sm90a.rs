@@ -1,6 +1,6 @@
 //! `gemm_small_sm90a.cu`: few tokens on Hopper, made for latency.
 
-use super::{Tactic, activation_number, fits_sm90a};
+use super::{Tactic, activation_number, fits_sm90a, norm_arguments};
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -12,47 +12,94 @@ const FEATURES: usize = 64;
 const TOKENS: [usize; 8] = [8, 16, 32, 64, 96, 128, 192, 256];
 /// Numbers of blocks along K, up to a portable cluster.
 const SPLITS: [usize; 6] = [1, 2, 3, 4, 6, 8];
-/// Tokens up to which this kernel is the better one.
+/// Tokens up to which this kernel is the better one, and up to which it is for layers that narrow to so many features.
 const MOST_TOKENS: usize = 256;
-/// Whether the kernel applies deferred norms and stores statistics, as `gemm_sm90a.cu` does.
-pub(super) const TAKES_NORMS: bool = true;
+const MOST_TOKENS_NARROW: usize = 384;
+const NARROW: usize = 1024;
 
-fn shared_bytes(tokens: usize, split: usize, stages: usize) -> usize {
-    let owned = (tokens / 8).div_ceil(split);
-    stages * (FEATURES + tokens) * 128 + owned * FEATURES * (32 * (split - 1) + 16) + 16 * stages + 8
+/// Stages of a ring where not all of a block's part of K fits.
+const RING: usize = 4;
+
+/// How a layer is cut up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    /// Tokens of a tile.
+    tokens: usize,
+    /// Blocks along K.
+    split: usize,
+    /// Whether a deferred norm is applied.
+    norm: bool,
 }
 
-/// Tokens of a tile, and blocks along K: as many as let the whole grid run at once. The rule meets nearly all optima
-/// measured on an H100 for BERT-base and -large (`bench/runs/2026-11-24-h100-gemm.json`).
+impl Shape {
+    /// Consumer warpgroups that share a tile's tokens out: two where a block finishes many of them.
+    const fn groups(&self) -> usize {
+        if self.tokens == 192 || self.tokens == 128 && self.split <= 3 { 2 } else { 1 }
+    }
+
+    const fn threads(&self) -> usize {
+        2 * FEATURES * self.groups() + if self.norm { 64 } else { 32 }
+    }
+
+    fn shared_bytes(&self, stages: usize) -> usize {
+        let owned = (self.tokens / self.groups() / 8).div_ceil(self.split) * self.groups();
+        let received = owned * FEATURES * 32 * (self.split - 1);
+        let norms = if self.norm { owned * 64 } else { 0 };
+        stages * (FEATURES + self.tokens) * 128 + received + norms + 16 * stages + 8
+    }
+
+    /// As many stages as a block's part of K has where they fit, else a ring that leaves room for another block; `None`
+    /// when not even two fit, or too few for the sums that take the ring's place.
+    fn stages(&self, linear: &Linear, setting: &Setting) -> Option<usize> {
+        let whole = linear.k.div_ceil(BLOCK_K).div_ceil(self.split).max(2);
+        let fits = |stages: &usize| self.shared_bytes(*stages) <= setting.arch.shared_bytes();
+        let stages = if fits(&whole) { whole } else { (2..=RING).rev().find(fits)? };
+        let owned = (self.tokens / self.groups() / 8).div_ceil(self.split) * self.groups();
+        let sums = owned * 8 * (FEATURES + 4) * 4;
+        (sums <= stages * (FEATURES + self.tokens) * 128).then_some(stages)
+    }
+}
+
+/// Tokens of a tile, and blocks along K: so many that most of the card has work, and some is left for the blocks of the
+/// next layer, whose weights arrive meanwhile. The rule meets nearly all optima measured on an H100 in layers of
+/// BERT-base and -large (`bench/runs/2026-11-24-h100-few-tokens.json`).
 fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usize, usize) {
-    let square = linear.n <= 1024 && linear.k <= 1024;
-    let widest = if square { 64 } else { 128 };
-    let tokens =
-        TOKENS.into_iter().find(|tokens| rows <= *tokens).map_or(widest, |tokens| tokens.min(widest));
+    let square = linear.n <= NARROW && linear.k <= NARROW;
+    let tokens = match rows {
+        65..=128 if square => 64,
+        ..=128 => TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(128),
+        // Whichever covers the rows with less beyond them.
+        _ if rows.next_multiple_of(192) <= rows.next_multiple_of(128) => 192,
+        _ => 128,
+    };
     let across = linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
-    let fits = |split: &usize| *split <= linear.k.div_ceil(BLOCK_K) && split * across <= multiprocessors;
-    (tokens, SPLITS.into_iter().rev().find(fits).unwrap_or(1))
+    let most = match (square, rows) {
+        (true, 65..) => multiprocessors * 11 / 20,
+        (false, 65..) => multiprocessors * 3 / 4,
+        _ => multiprocessors * 5 / 6,
+    };
+    let possible = |split: &usize| *split <= linear.k.div_ceil(BLOCK_K);
+    let largest = |most: usize| {
+        SPLITS.into_iter().rev().filter(possible).find(|split| split * across <= most).unwrap_or(1)
+    };
+    let split = largest(most);
+    // Half of an empty card is worse than a crowded one.
+    let split = if split == 1 && 2 * across <= multiprocessors { largest(multiprocessors) } else { split };
+    (tokens, split)
 }
 
-fn takes(storage: Storage, linear: &Linear, setting: &Setting) -> bool {
-    fits_sm90a(storage, linear, setting) && linear.norm.is_none() && linear.stats.is_none()
+fn shape((tokens, split): (usize, usize), linear: &Linear) -> Shape {
+    Shape { tokens, split, norm: linear.norm.is_some() }
 }
 
 pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
     let rows = setting.rows(linear.rows);
-    if !takes(storage, linear, setting) || rows > MOST_TOKENS {
+    let most = if linear.n <= NARROW { MOST_TOKENS_NARROW } else { MOST_TOKENS };
+    if !fits_sm90a(storage, linear, setting) || rows > most {
         return None;
     }
     let (tokens, split) = tile_and_split(rows, linear, setting.planned_multiprocessors);
-    stages(tokens, split, linear, setting).map(|_| Tactic::GemmSmallSm90a { tokens, split })
-}
-
-/// As many stages as a block's part of K has, or as fit; `None` when not even two do.
-fn stages(tokens: usize, split: usize, linear: &Linear, setting: &Setting) -> Option<usize> {
-    let whole = linear.k.div_ceil(BLOCK_K).div_ceil(split);
-    (2..=whole.max(2))
-        .rev()
-        .find(|stages| shared_bytes(tokens, split, *stages) <= setting.arch.shared_bytes())
+    shape((tokens, split), linear).stages(linear, setting).map(|_| Tactic::GemmSmallSm90a { tokens, split })
 }
 
 pub(super) fn launch(
@@ -62,26 +109,29 @@ pub(super) fn launch(
     setting: &Setting,
 ) -> Option<Launch> {
     let is_known = TOKENS.contains(&tokens) && SPLITS.contains(&split);
-    if !is_known || split > linear.k.div_ceil(BLOCK_K) || !takes(storage, linear, setting) {
+    if !is_known || split > linear.k.div_ceil(BLOCK_K) || !fits_sm90a(storage, linear, setting) {
         return None;
     }
     let rows = setting.rows(linear.rows);
     let tiles = linear.n.div_ceil(FEATURES);
-    let stages = stages(tokens, split, linear, setting)?;
+    let shape = shape((tokens, split), linear);
+    let stages = shape.stages(linear, setting)?;
     let kernel = KernelSpec::file("gemm_small_sm90a")
         .element(storage)
         .with("N", linear.n)
         .with("K", linear.k)
         .with("TOKENS", tokens)
         .with("FEATURES", FEATURES)
+        .with("GROUPS", shape.groups())
         .with("SPLIT", split)
         .with("SHARE", 1)
         .with("STAGES", stages)
         .with("ACTIVATION", activation_number(linear.activation))
         .flag("RESIDUAL", linear.residual.is_some())
-        .flag("OUTPUT_F32", linear.output_f32);
+        .flag("OUTPUT_F32", linear.output_f32)
+        .norms(linear);
     let capacity = setting.allocated(linear.rows);
-    let mut config = setting.config(1, (2 * FEATURES + 32) as u32, shared_bytes(tokens, split, stages));
+    let mut config = setting.config(1, shape.threads() as u32, shape.shared_bytes(stages));
     config.grid = [split as u32, tiles as u32, rows.div_ceil(tokens) as u32];
     config.cluster = [split as u32, 1];
     let map = |rows: usize, columns: usize, box_rows: usize| TensorMapDesc {
@@ -90,7 +140,7 @@ pub(super) fn launch(
         columns: columns as u64,
         box_size: [BLOCK_K as u32, box_rows as u32],
     };
-    let args = vec![
+    let mut args = vec![
         LaunchArg::Map(Operand::Tensor(linear.x), map(capacity, linear.k, tokens)),
         LaunchArg::Map(Operand::Weight(linear.weight), map(linear.n, linear.k, FEATURES)),
         LaunchArg::Address(Operand::Weight(linear.bias)),
@@ -100,5 +150,103 @@ pub(super) fn launch(
         LaunchArg::Address(linear.next.map_or(Operand::Null, |next| Operand::Weight(next.weight))),
         LaunchArg::Int(linear.next.map_or(0, |next| i32::try_from(next.bytes).unwrap_or(0))),
     ];
+    args.extend(norm_arguments(linear));
     Some(Launch { kernel, config, args })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Arch;
+    use crate::kernels::{Rows, buckets};
+
+    /// Linear layers of BERT-base and BERT-large.
+    const LAYERS: [(usize, usize); 8] = [
+        (2304, 768),
+        (768, 768),
+        (3072, 768),
+        (768, 3072),
+        (3072, 1024),
+        (1024, 1024),
+        (4096, 1024),
+        (1024, 4096),
+    ];
+
+    fn layer(n: usize, k: usize) -> Linear {
+        Linear {
+            x: 0,
+            weight: 0,
+            bias: 1,
+            residual: None,
+            norm: None,
+            y: 1,
+            stats: None,
+            n,
+            k,
+            activation: bertha_graph::Activation::None,
+            rows: Rows::Tokens,
+            output_f32: false,
+            next: None,
+        }
+    }
+
+    /// The token of a tile that row `row` of the block of rank `split` is: `Owned` of the kernel; `None` where it is none.
+    fn token(shape: Shape, split: usize, row: usize) -> Option<usize> {
+        let group_tokens = shape.tokens / shape.groups();
+        let columns = group_tokens / 8;
+        let owned = columns.div_ceil(shape.split);
+        let own_columns = (split * owned + owned).min(columns) - (split * owned).min(columns);
+        let (group, within) = (row / (owned * 8), row % (owned * 8));
+        (group < shape.groups() && within < own_columns * 8)
+            .then(|| group * group_tokens + split * owned * 8 + within)
+    }
+
+    #[test]
+    fn the_blocks_of_a_cluster_finish_every_token_once() {
+        for tokens in TOKENS {
+            for split in SPLITS {
+                let shape = Shape { tokens, split, norm: false };
+                assert_eq!(tokens % (8 * shape.groups()), 0);
+                let rows = (0..split).flat_map(|rank| (0..tokens).map(move |row| (rank, row)));
+                let mut found: Vec<usize> = rows.filter_map(|(rank, row)| token(shape, rank, row)).collect();
+                found.sort_unstable();
+                assert_eq!(found, (0..tokens).collect::<Vec<_>>(), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_layers_of_encoders_run_in_one_go_and_have_a_place_for_their_sums() {
+        for (n, k) in LAYERS {
+            for rows in buckets::token_buckets().filter(|rows| *rows <= MOST_TOKENS) {
+                let setting = Setting { tokens: rows, ..Setting::typical(Arch::Sm90a) };
+                let linear = layer(n, k);
+                let cut = tile_and_split(rows, &linear, 132);
+                let blocks = cut.1 * n.div_ceil(FEATURES) * rows.div_ceil(cut.0);
+                assert!((48..=132).contains(&blocks), "{n}x{k} {rows}: {cut:?} is {blocks} blocks");
+                let shape = Shape { norm: true, ..shape(cut, &linear) };
+                let stages = shape.stages(&linear, &setting).unwrap();
+                assert!(shape.shared_bytes(stages) <= Arch::Sm90a.shared_bytes());
+                assert!(shape.threads() <= 320);
+            }
+        }
+    }
+
+    #[test]
+    fn cuts_are_those_that_were_the_fastest_in_layers() {
+        let cut = |rows, n, k| tile_and_split(rows, &layer(n, k), 132);
+        assert_eq!(cut(32, 2304, 768), (32, 3));
+        assert_eq!(cut(128, 2304, 768), (128, 2));
+        assert_eq!(cut(128, 768, 768), (64, 3));
+        assert_eq!(cut(128, 1024, 1024), (64, 2));
+        assert_eq!(cut(128, 4096, 1024), (128, 2));
+        // Eight blocks along K would fill the card, and be slower by 2 us of 25.
+        assert_eq!(cut(128, 1024, 4096), (128, 6));
+        assert_eq!(cut(384, 768, 3072), (192, 4));
+        let takes = |rows, n, k| {
+            let setting = Setting { tokens: rows, ..Setting::typical(Arch::Sm90a) };
+            rule(Storage::F16, &layer(n, k), &setting).is_some()
+        };
+        assert!(takes(384, 768, 3072) && !takes(384, 3072, 768) && !takes(512, 768, 3072));
+    }
 }
