@@ -17,4 +17,4 @@ pub use model::CudaModel;
 pub use nvrtc::{Compiled, NVRTC_VARIABLE, Nvrtc, Source};
 pub use plan::{CudaPlan, PlanError, StoredCubin, StoredPlan, StoredWeight, parse_target, target_name};
 pub use program::LowerError;
-pub use session::{BatchError, CudaOutput, CudaSession, RaggedInputs, RunError, StepTime};
+pub use session::{BatchError, CudaOutput, CudaSession, DenseSession, RaggedInputs, RunError, StepTime};

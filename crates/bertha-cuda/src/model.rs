@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::arch::Arch;
 use crate::driver::{Context, CudaError, Device, DeviceBuffer, Kernel, Module};
 use crate::kernels::{Launch, Setting};
+use crate::nvrtc::Nvrtc;
 use crate::plan::CudaPlan;
 use crate::program::Program;
-use crate::session::CudaSession;
+use crate::session::{CudaSession, DenseSession};
 
 /// See the module.
 #[derive(Debug)]
@@ -80,6 +81,14 @@ impl CudaModel {
         CudaSession::new(self.clone())
     }
 
+    /// A session for a dense model.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn dense_session(self: &Arc<Self>) -> Result<DenseSession, CudaError> {
+        DenseSession::new(self.clone())
+    }
+
     /// Bytes of the card's memory that the weights take.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
@@ -108,12 +117,19 @@ impl CudaModel {
         {
             return Ok(kernel.clone());
         }
-        let cubin = self.plan.cubin(&launch.kernel).ok_or_else(|| CudaError::BadImage {
-            kernel: name.clone(),
-            why: "the plan does not hold it".into(),
-        })?;
         let [x, y] = launch.config.cluster;
-        let module = Module::load(&self.context, cubin, &name)?;
+        let module = match self.plan.cubin(&launch.kernel) {
+            Some(cubin) => Module::load(&self.context, cubin, &name)?,
+            // A graph whose nodes differ from shape to shape may need a kernel that the plan's sample did not.
+            None if self.plan.dense_graph().is_some() => {
+                let compiled = launch.kernel.compile(Nvrtc::get()?, self.plan.arch())?;
+                Module::load(&self.context, &compiled.cubin, &name)?
+            }
+            None => {
+                let why = "the plan does not hold it".into();
+                return Err(CudaError::BadImage { kernel: name, why });
+            }
+        };
         let kernel = module.kernel(&launch.kernel.entry, shared, x * y > 8)?;
         kernels.insert(name, (kernel.clone(), shared));
         Ok(kernel)

@@ -210,7 +210,10 @@ impl Engine {
         let cpu = self.cpu.session(threads).map_err(|source| Error::Threads { threads, source })?;
         let mut session = Session::new(self.info.clone(), cpu, self.padded.clone());
         if let Some(model) = self.gpu.model() {
-            session.gpu = Some(model.session()?);
+            match model.plan().dense_graph() {
+                Some(_) => session.dense_gpu = Some(model.dense_session()?),
+                None => session.gpu = Some(model.session()?),
+            }
         }
         Ok(session)
     }

@@ -7,10 +7,11 @@ use bertha_compile::Precision;
 use bertha_cpu::OutputRef;
 use bertha_cuda::driver::Device;
 use bertha_cuda::{
-    Arch, CudaModel, CudaPlan, CudaSession, RaggedInputs, StoredPlan, parse_target, target_name,
+    Arch, CudaModel, CudaOutput, CudaPlan, CudaSession, DenseSession, RaggedInputs, StoredPlan, parse_target,
+    target_name,
 };
 use bertha_engine::{EngineFile, EngineWriter, PlanHeader};
-use bertha_graph::{DType, Interface, TensorData, ragged};
+use bertha_graph::{DType, TensorData, ragged};
 
 use crate::batch::RaggedBatch;
 use crate::engine::Engine;
@@ -236,31 +237,31 @@ pub(crate) fn run_as_given(
         })?;
     }
     let mut results = Vec::new();
-    let mut failure = None;
-    session.run(&given, wanted, |output| {
-        let bytes = bytes::Bytes::copy_from_slice(output.bytes);
-        match TensorData::from_bytes(output.dtype, output.shape.to_vec(), bytes) {
-            Ok(data) => results.push((output.name.to_owned(), data)),
-            Err(error) => failure = Some(error),
-        }
-    })?;
-    failure.map_or(Ok(results), |error| Err(error.into()))
+    session.run(&given, wanted, |output| results.push(copy(output)))?;
+    results.into_iter().collect()
+}
+
+/// Runs named tensors of a dense model.
+pub(crate) fn run_dense(
+    session: &mut DenseSession,
+    inputs: &[(&str, &TensorData)],
+    wanted: &[&str],
+) -> Result<Vec<(String, TensorData)>, Error> {
+    let mut results = Vec::new();
+    session.run(inputs, wanted, |output| results.push(copy(output)))?;
+    results.into_iter().collect()
+}
+
+/// An output that outlives the session.
+fn copy(output: CudaOutput<'_>) -> Result<(String, TensorData), Error> {
+    let bytes = bytes::Bytes::copy_from_slice(output.bytes);
+    Ok((output.name.to_owned(), TensorData::from_bytes(output.dtype, output.shape.to_vec(), bytes)?))
 }
 
 /// The error for padded batches of models that were padded: their answers at padded positions are not computed.
 pub(crate) fn padding_error() -> Error {
     let why = "the GPU computes no padding: give a batch without zeros in the mask, or use `run_ragged`";
     Error::Input { name: crate::batch::ATTENTION_MASK.into(), why: why.into() }
-}
-
-/// The error for dense models.
-pub(crate) fn check_interface(interface: Interface) -> Result<(), Error> {
-    match interface {
-        Interface::Ragged => Ok(()),
-        Interface::Dense => {
-            Err(Error::WrongTask("the GPU runs ragged encoders only; use --device cpu for this model".into()))
-        }
-    }
 }
 
 #[cfg(test)]

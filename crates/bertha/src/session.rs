@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bertha_cpu::{CpuSession, OutputRef, StepTime, TensorRef};
-use bertha_cuda::CudaSession;
+use bertha_cuda::{CudaSession, DenseSession};
 use bertha_graph::{DType, Interface, ModelInfo, TensorData, ragged};
 use smallvec::SmallVec;
 
@@ -22,11 +22,13 @@ pub struct Session {
     padded_cpu: Option<CpuSession>,
     /// Runs on a card, in place of the CPU.
     pub(crate) gpu: Option<CudaSession>,
+    /// Runs of a dense model on a card.
+    pub(crate) dense_gpu: Option<DenseSession>,
 }
 
 impl Session {
     pub(crate) fn new(info: Arc<ModelInfo>, cpu: CpuSession, padded: Option<Arc<PaddedModel>>) -> Self {
-        Session { info, cpu, padded, padded_cpu: None, gpu: None }
+        Session { info, cpu, padded, padded_cpu: None, gpu: None, dense_gpu: None }
     }
 
     /// What is known of the model.
@@ -46,7 +48,11 @@ impl Session {
 
     /// Bytes held for intermediate tensors and scratch.
     pub fn memory_bytes(&self) -> usize {
-        self.gpu.as_ref().map_or_else(|| self.cpu.memory_bytes(), CudaSession::memory_bytes)
+        match (&self.gpu, &self.dense_gpu) {
+            (Some(session), _) => session.memory_bytes(),
+            (None, Some(session)) => session.memory_bytes(),
+            (None, None) => self.cpu.memory_bytes(),
+        }
     }
 
     /// Runs named tensors and returns the named outputs (all, when `wanted` is empty), in the model's order.
@@ -114,12 +120,10 @@ impl Session {
         inputs: &[(&str, &TensorData)],
         wanted: &[&str],
     ) -> Result<Vec<(String, TensorData)>, Error> {
-        match &mut self.gpu {
-            Some(session) => {
-                gpu::check_interface(self.info.interface)?;
-                gpu::run_as_given(session, inputs, wanted)
-            }
-            None => collect(&mut self.cpu, inputs, wanted),
+        match (&mut self.gpu, &mut self.dense_gpu) {
+            (Some(session), _) => gpu::run_as_given(session, inputs, wanted),
+            (None, Some(session)) => gpu::run_dense(session, inputs, wanted),
+            (None, None) => collect(&mut self.cpu, inputs, wanted),
         }
     }
 
@@ -135,7 +139,6 @@ impl Session {
         mut take: impl FnMut(OutputRef<'_>),
     ) -> Result<(), Error> {
         if let Some(session) = &mut self.gpu {
-            gpu::check_interface(self.info.interface)?;
             return gpu::run_ragged(session, batch, wanted, take);
         }
         let model = self.cpu.model().clone();
@@ -159,7 +162,12 @@ impl Session {
         Ok(())
     }
 
-    /// The session on a card, when the engine is on one.
+    /// The session of a dense model on a card, when the engine is on one.
+    pub fn dense_gpu(&mut self) -> Option<&mut DenseSession> {
+        self.dense_gpu.as_mut()
+    }
+
+    /// The session on a card, when the engine is on one and the model is ragged.
     pub fn gpu(&mut self) -> Option<&mut CudaSession> {
         self.gpu.as_mut()
     }

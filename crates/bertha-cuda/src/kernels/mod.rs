@@ -112,6 +112,8 @@ pub enum Operand {
     Batch(Rows),
     /// `cu_seqlens`.
     CuSeqlens,
+    /// Where a kernel tells of an index outside of its operand.
+    Fault,
     /// The attention work list for query blocks of the step's height.
     WorkList,
     /// Nothing.
@@ -125,6 +127,8 @@ pub enum Rows {
     Tokens,
     /// One for each sequence.
     Sequences,
+    /// So many, in a dense graph.
+    Fixed(usize),
 }
 
 /// An argument of a launch, before addresses are known.
@@ -212,6 +216,7 @@ impl Setting {
         match rows {
             Rows::Tokens => self.tokens,
             Rows::Sequences => self.sequences,
+            Rows::Fixed(rows) => buckets::token_bucket(rows.max(1)),
         }
     }
 

@@ -8,12 +8,13 @@ use bertha_compile::Precision;
 use bertha_graph::Graph;
 use bytes::Bytes;
 
-use super::{CudaPlan, PlanError, kernels_in, weights};
+use super::case::Lowered;
+use super::{CudaPlan, PlanError, weights};
 use crate::arch::Arch;
 use crate::driver::CudaError;
 use crate::kernels::{KernelSpec, Setting};
 use crate::nvrtc::Nvrtc;
-use crate::program::{LowerError, Program, UnsupportedNode, lower};
+use crate::program::{LowerError, UnsupportedNode};
 
 pub(super) fn build(
     graph: &Graph,
@@ -22,20 +23,21 @@ pub(super) fn build(
     multiprocessors: usize,
     settings: &[Setting],
 ) -> Result<CudaPlan, PlanError> {
-    let program = checked_program(graph, arch, precision)?;
-    let kernels = kernels_in(&program, settings);
-    let cubins = compile_all(&kernels, arch)?;
+    let lowered = checked(graph, arch, precision)?;
+    let cubins = compile_all(&lowered.kernels_in(settings), arch)?;
+    let Lowered { program, base, .. } = lowered;
     let weights: Result<Vec<Bytes>, LowerError> =
         program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect();
-    Ok(CudaPlan { arch, precision, multiprocessors, program, cubins, weights: weights? })
+    Ok(CudaPlan { arch, precision, multiprocessors, program, graph: base, cubins, weights: weights? })
 }
 
 /// Lowers the graph if the architecture has the precision, and shared memory for every step.
-pub(super) fn checked_program(graph: &Graph, arch: Arch, precision: Precision) -> Result<Program, PlanError> {
+pub(super) fn checked(graph: &Graph, arch: Arch, precision: Precision) -> Result<Lowered, PlanError> {
     if precision == Precision::Bf16 && !arch.has_bf16() {
         return Err(LowerError::Precision { arch: arch.to_string(), precision }.into());
     }
-    let program = lower(graph, precision, arch)?;
+    let lowered = Lowered::of(graph, precision, arch)?;
+    let program = &lowered.program;
     let launches = program.launches(&Setting::typical(arch));
     let nodes: Vec<UnsupportedNode> = program
         .steps
@@ -51,7 +53,7 @@ pub(super) fn checked_program(graph: &Graph, arch: Arch, precision: Precision) -
             }
         })
         .collect();
-    if nodes.is_empty() { Ok(program) } else { Err(LowerError::Unsupported { nodes }.into()) }
+    if nodes.is_empty() { Ok(lowered) } else { Err(LowerError::Unsupported { nodes }.into()) }
 }
 
 /// Compiles on as many threads as there are cores.

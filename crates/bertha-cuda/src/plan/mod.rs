@@ -4,15 +4,18 @@
 //! millisecond, so that no list of steps in a file can lie.
 
 mod build;
+mod case;
 mod stored;
 mod weights;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bertha_compile::Precision;
 use bertha_graph::Graph;
 use bytes::Bytes;
 
+pub(crate) use case::{Case, Constant};
 pub use stored::{StoredCubin, StoredPlan, StoredWeight};
 
 use crate::arch::Arch;
@@ -29,6 +32,12 @@ pub enum PlanError {
     /// A kernel could not be compiled.
     #[error(transparent)]
     Cuda(#[from] CudaError),
+    /// A dense graph does not take inputs of these shapes.
+    #[error("the model does not take inputs of these shapes: {why}")]
+    Shapes {
+        /// What does not fit.
+        why: String,
+    },
     /// A stored plan does not fit its graph or itself.
     #[error("the CUDA plan {target}: {why}")]
     Stored {
@@ -46,6 +55,9 @@ pub struct CudaPlan {
     precision: Precision,
     multiprocessors: usize,
     program: Program,
+    /// The graph, when it is dense: each choice of its inputs' shapes is a program of its own, and the one here is a sample
+    /// without its weights that follow from the shapes.
+    graph: Option<Arc<Graph>>,
     /// Machine code by the kernel's name.
     cubins: BTreeMap<String, Bytes>,
     /// In the order of the program's weights.
@@ -99,11 +111,17 @@ impl CudaPlan {
         multiprocessors: usize,
         batches: &[[usize; 3]],
     ) -> Result<BTreeMap<KernelSpec, LaunchConfig>, PlanError> {
-        let program = build::checked_program(graph, arch, precision)?;
+        let lowered = build::checked(graph, arch, precision)?;
         let base = base_setting(arch, multiprocessors);
         let mut found: BTreeMap<KernelSpec, LaunchConfig> = BTreeMap::new();
-        for [tokens, sequences, longest] in batches {
-            for launch in program.launches(&base.for_batch(*tokens, *sequences, *longest)) {
+        let settings: Vec<Setting> = batches
+            .iter()
+            .map(|[tokens, sequences, longest]| base.for_batch(*tokens, *sequences, *longest))
+            .collect();
+        for (program, setting) in
+            lowered.programs().flat_map(|program| settings.iter().map(move |setting| (program, setting)))
+        {
+            for launch in case::launches(program, setting) {
                 let config = found.entry(launch.kernel).or_insert(launch.config);
                 if config.shared_bytes < launch.config.shared_bytes {
                     *config = launch.config;
@@ -136,6 +154,11 @@ impl CudaPlan {
     /// The steps.
     pub fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// The graph, when it is dense: [`Self::program`] is then a sample of those that it becomes.
+    pub fn dense_graph(&self) -> Option<&Graph> {
+        self.graph.as_deref()
     }
 
     /// The weights, in the program's order.
@@ -192,12 +215,6 @@ fn everywhere(arch: Arch, multiprocessors: usize) -> Vec<Setting> {
         ..base
     });
     over_tokens.chain(over_sequences).collect()
-}
-
-/// The kernels of a program's launches in these settings.
-fn kernels_in(program: &Program, settings: &[Setting]) -> BTreeSet<KernelSpec> {
-    let launches = settings.iter().flat_map(|setting| program.launches(setting));
-    launches.map(|launch| launch.kernel).collect()
 }
 
 /// Sequences in a batch beyond which kernels do not change any more.

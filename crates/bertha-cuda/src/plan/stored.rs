@@ -7,8 +7,9 @@ use bertha_graph::Graph;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::build::checked_program;
-use super::{CudaPlan, PlanError, everywhere, kernels_in, target_name, weights};
+use super::build::checked;
+use super::case::Lowered;
+use super::{CudaPlan, PlanError, everywhere, target_name, weights};
 use crate::arch::Arch;
 use crate::elf;
 use crate::kernels::fingerprint;
@@ -108,7 +109,7 @@ impl CudaPlan {
         if !(1..=4096).contains(&multiprocessors) {
             return Err(wrong(format!("it was made for a card of {multiprocessors} multiprocessors")));
         }
-        let program = checked_program(graph, arch, precision)?;
+        let lowered = checked(graph, arch, precision)?;
         let part = |offset: u64, length: u64, what: &str| {
             slice(blob, offset, length).ok_or_else(|| {
                 wrong(format!("{what} lies outside of the {} bytes that are there", blob.len()))
@@ -121,11 +122,12 @@ impl CudaPlan {
                 .map_err(|why| wrong(format!("the machine code of {}: {why}", cubin.kernel)))?;
             code.insert(cubin.kernel, image);
         }
-        for kernel in kernels_in(&program, &everywhere(arch, multiprocessors)) {
+        for kernel in lowered.kernels_in(&everywhere(arch, multiprocessors)) {
             if !code.contains_key(&kernel.to_string()) {
                 return Err(wrong(format!("the machine code of {kernel} is missing")));
             }
         }
+        let Lowered { program, base, .. } = lowered;
         let mut by_plan = HashMap::new();
         for weight in weights {
             let bytes = part(weight.offset, weight.length, &format!("weight `{}`", weight.name))?;
@@ -141,7 +143,7 @@ impl CudaPlan {
             }
             found.push(bytes.clone());
         }
-        Ok(CudaPlan { arch, precision, multiprocessors, program, cubins: code, weights: found })
+        Ok(CudaPlan { arch, precision, multiprocessors, program, graph: base, cubins: code, weights: found })
     }
 }
 

@@ -1,3 +1,7 @@
+use std::collections::BTreeSet;
+
+use bertha_graph::{DType, Dim, Shape, TensorType};
+
 use super::stored::{StoredPlan, StoredWeight};
 use super::*;
 use crate::models::{EncoderConfig, Head};
@@ -24,12 +28,13 @@ fn graph() -> Graph {
 /// A plan whose machine code is none, which is enough to write and read it.
 fn plan(graph: &Graph) -> CudaPlan {
     let (arch, precision, multiprocessors) = (Arch::Sm90a, Precision::F16, 132);
-    let program = lower(graph, precision, arch).unwrap();
-    let kernels = kernels_in(&program, &everywhere(arch, multiprocessors));
+    let lowered = build::checked(graph, arch, precision).unwrap();
+    let kernels = lowered.kernels_in(&everywhere(arch, multiprocessors));
+    let program = lowered.program;
     let cubins = kernels.iter().map(|kernel| (kernel.to_string(), image())).collect();
     let weights =
         program.weights.iter().map(|plan| weights::convert(graph, plan, precision).unwrap()).collect();
-    CudaPlan { arch, precision, multiprocessors, program, cubins, weights }
+    CudaPlan { arch, precision, multiprocessors, program, graph: None, cubins, weights }
 }
 
 /// The list and the blob, as an engine file holds them.
@@ -91,7 +96,7 @@ fn whatever_does_not_fit_is_refused_with_its_name() {
 
 #[test]
 fn a_graph_without_kernels_names_every_node() {
-    use bertha_graph::{DType, Dim, GraphBuilder, ReduceOp, shape};
+    use bertha_graph::{GraphBuilder, ReduceOp, shape};
     let mut b = GraphBuilder::new("odd");
     let ids = b.input("input_ids", DType::I32, shape!["tokens"]).unwrap();
     b.input("cu_seqlens", DType::I32, shape![Dim::from("batch") + 1]).unwrap();
@@ -105,15 +110,109 @@ fn a_graph_without_kernels_names_every_node() {
     assert!(error.contains("`over_rows`") && error.contains("`product`"), "{error}");
 }
 
-#[test]
-fn a_padded_graph_is_refused_by_its_inputs() {
-    use bertha_graph::{DType, GraphBuilder, shape};
+/// `relu(x * scale) * weight + x[.., ::-1, ..]`, with a row that broadcasts when there is one sequence only.
+fn dense() -> Graph {
+    use bertha_graph::{BinaryOp, GraphBuilder, Op, TensorData, Weight, shape};
     let mut b = GraphBuilder::new("dense");
-    let x = b.input("x", DType::F32, shape!["batch", 3]).unwrap();
-    let y = b.relu(x).unwrap();
+    let x = b.input("x", DType::F32, shape!["batch", "seq", 8]).unwrap();
+    let scale = b.input("scale", DType::F32, shape!["batch", 1, 1]).unwrap();
+    let scaled = b.node(Op::Binary(BinaryOp::Mul), &[x, scale].map(Some)).unwrap();
+    let y = b.relu(scaled).unwrap();
+    let weight = b.constant(TensorData::from_vec(vec![8, 8], vec![0.5f32; 64]).unwrap()).unwrap();
+    let y = b.named("product").linear(y, Weight::out_in(weight), None).unwrap();
+    let mut bound = |value: i64| b.constant(TensorData::vector(vec![value])).unwrap();
+    let (start, end, axis, step) = (bound(-1), bound(i64::MIN), bound(1), bound(-1));
+    let turned = b.node(Op::Slice, &[x, start, end, axis, step].map(Some)).unwrap();
+    let y = b.add(y, turned).unwrap();
     b.output("y", y).unwrap();
-    let error = lower(&b.finish().unwrap(), Precision::F32, Arch::Sm90a).unwrap_err().to_string();
-    assert!(error.contains("ragged encoders only"), "{error}");
+    b.finish().unwrap()
+}
+
+/// A plan without machine code, and the names of the kernels that it would have.
+fn without_code(graph: &Graph, precision: Precision) -> (CudaPlan, BTreeSet<KernelSpec>) {
+    let (arch, multiprocessors) = (Arch::Sm90a, 132);
+    let lowered = build::checked(graph, arch, precision).unwrap();
+    let kernels = lowered.kernels_in(&everywhere(arch, multiprocessors));
+    let case::Lowered { program, base, .. } = lowered;
+    let (cubins, weights) = (BTreeMap::new(), Vec::new());
+    let plan = CudaPlan { arch, precision, multiprocessors, program, graph: base, cubins, weights };
+    (plan, kernels)
+}
+
+fn ty(dtype: DType, dims: &[usize]) -> TensorType {
+    TensorType::new(dtype, Shape(dims.iter().map(|dim| Dim::from(*dim)).collect()))
+}
+
+/// Checks that the plan of a dense graph has all kernels and weights for inputs of these types.
+fn is_held(graph: &Graph, precision: Precision, types: &[TensorType]) -> Program {
+    let (plan, held) = without_code(graph, precision);
+    let case = plan.case(types).unwrap();
+    for launch in case.program.launches(&base_setting(Arch::Sm90a, 132)) {
+        assert!(held.contains(&launch.kernel), "{} for {types:?}", launch.kernel);
+    }
+    for (weight, constant) in case.program.weights.iter().zip(&case.constants) {
+        let is_of_case = matches!(constant, Constant::OfCase(_));
+        let in_graph = graph.find(&weight.name).is_some_and(|id| graph.tensor(id).constant().is_some());
+        assert!(!(in_graph && is_of_case), "{} is copied for each shape", weight.name);
+    }
+    case.program
+}
+
+#[test]
+fn a_dense_graph_has_the_kernels_of_its_plan_for_every_shape() {
+    let graph = dense();
+    for precision in Precision::ALL {
+        for (batch, seq) in [(1, 1), (1, 5), (3, 1), (4, 33), (70, 200)] {
+            let types = [ty(DType::F32, &[batch, seq, 8]), ty(DType::F32, &[batch, 1, 1])];
+            let program = is_held(&graph, precision, &types);
+            // The product may read whole tiles.
+            let (_, bytes) = program.arena.offsets(&base_setting(Arch::Sm90a, 132));
+            assert!(bytes >= (batch * seq).next_multiple_of(128) * 8 * precision.bytes());
+        }
+    }
+}
+
+#[test]
+fn exported_dense_graphs_have_the_kernels_of_their_plans_for_short_and_long_inputs() {
+    let optimised = |path: &std::path::Path| {
+        let model = bertha_import::onnx::import(path, &Default::default()).unwrap();
+        bertha_compile::optimize_model(&model).unwrap().0.graph
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for name in ["conformer_legacy16", "conformer_legacy17", "conformer_dynamo18"] {
+        let graph = optimised(&root.join(format!("tests/onnx/conformer/{name}.onnx")));
+        for (batch, frames) in [(1, 7), (2, 100), (3, 120)] {
+            let types = [ty(DType::F32, &[batch, frames, 80]), ty(DType::I32, &[batch])];
+            is_held(&graph, Precision::F16, &types);
+        }
+    }
+    let exports = std::fs::read_dir(root.join("../shared/onnx")).into_iter().flatten();
+    let paths = exports.map(|entry| entry.unwrap().path());
+    for path in paths.filter(|path| path.to_string_lossy().contains("modernbert")) {
+        let graph = optimised(&path);
+        for (batch, seq) in [(1, 1), (3, 37), (2, 130), (1, 600)] {
+            let types = [ty(DType::I64, &[batch, seq]), ty(DType::I64, &[batch, seq])];
+            is_held(&graph, Precision::F16, &types);
+        }
+    }
+}
+
+#[test]
+fn a_dense_graph_takes_no_shapes_but_its_own() {
+    let (plan, _) = without_code(&dense(), Precision::F16);
+    let wrong = plan.case(&[ty(DType::F32, &[2, 3, 9]), ty(DType::F32, &[2, 1, 1])]).err().unwrap();
+    assert!(wrong.to_string().contains("`x`"), "{wrong}");
+}
+
+#[test]
+fn an_input_of_a_type_that_the_card_does_not_take_is_named() {
+    use bertha_graph::{GraphBuilder, shape};
+    let mut b = GraphBuilder::new("dense");
+    let x = b.input("x", DType::F64, shape!["batch", 3]).unwrap();
+    b.output("y", x).unwrap();
+    let graph = b.finish().unwrap();
+    let why = build::checked(&graph, Arch::Sm90a, Precision::F32).err().unwrap().to_string();
+    assert!(why.contains("x: f64["), "{why}");
 }
 
 #[test]

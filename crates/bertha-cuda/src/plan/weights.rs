@@ -1,7 +1,7 @@
 //! Weights in the form that kernels read.
 
 use bertha_compile::Precision;
-use bertha_graph::{Graph, RelativeBuckets, TensorData, WeightLayout};
+use bertha_graph::{DType, Graph, RelativeBuckets, TensorData, WeightLayout};
 use bytes::Bytes;
 use half::{bf16, f16};
 
@@ -17,6 +17,19 @@ pub(super) fn convert(graph: &Graph, plan: &WeightPlan, precision: Precision) ->
     let of_f32 = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Bytes>();
     match &plan.form {
         WeightForm::I32 => integers(named(&plan.name)?).map_err(wrong),
+        WeightForm::I64 => {
+            let data = named(&plan.name)?;
+            let values =
+                data.to_i64().ok_or_else(|| wrong(format!("expected integers, found {}", data.dtype())))?;
+            Ok(values.into_iter().flat_map(i64::to_le_bytes).collect())
+        }
+        WeightForm::Bool => {
+            let data = named(&plan.name)?;
+            match data.dtype() {
+                DType::Bool => Ok(data.bytes().clone()),
+                dtype => Err(wrong(format!("expected bool, found {dtype}"))),
+            }
+        }
         WeightForm::F32 => Ok(of_f32(floats(named(&plan.name)?).map_err(wrong)?)),
         WeightForm::Rows => {
             narrow(matrix(named(&plan.name)?, WeightLayout::OutIn).map_err(wrong)?, precision).map_err(wrong)
@@ -62,6 +75,8 @@ pub(super) fn length(graph: &Graph, plan: &WeightPlan, precision: Precision) -> 
             longest.checked_mul(2)?.checked_sub(1)?.checked_mul(heads)?.checked_mul(4)
         }
         WeightForm::F32 | WeightForm::I32 => elements(&plan.name)?.checked_mul(4),
+        WeightForm::I64 => elements(&plan.name)?.checked_mul(8),
+        WeightForm::Bool => elements(&plan.name),
         WeightForm::Rows | WeightForm::Transposed | WeightForm::Centred { .. } => {
             elements(&plan.name)?.checked_mul(precision.bytes())
         }

@@ -2,7 +2,7 @@
 
 use super::{CudaStep, Program, Storage};
 use crate::driver::LaunchConfig;
-use crate::kernels::{Launch, Setting, attention, gemm, row};
+use crate::kernels::{Launch, Rows, Setting, attention, gemm, row};
 
 /// The most blocks of a grid in its second dimension, and in its third; the first takes any number that fits 31 bits.
 const MOST_BLOCKS: u32 = 65_535;
@@ -11,6 +11,23 @@ impl Program {
     /// The launch of every step, in order, for batches of this capacity.
     pub fn launches(&self, setting: &Setting) -> Vec<Launch> {
         self.steps.iter().map(|step| self.launch(&step.step, setting)).collect()
+    }
+
+    /// This program with so many rows in each matrix.
+    pub(crate) fn with_rows(&self, count: Rows) -> Self {
+        let mut program = self.clone();
+        for step in &mut program.steps {
+            match &mut step.step {
+                CudaStep::LayerNorm { rows, .. } => *rows = count,
+                CudaStep::Linear(linear) => linear.rows = count,
+                CudaStep::Embedding(_)
+                | CudaStep::Attention(_)
+                | CudaStep::Pool { .. }
+                | CudaStep::Generated(_)
+                | CudaStep::Plugin(_) => {}
+            }
+        }
+        program
     }
 
     /// The first step whose launch for batches of this capacity has more blocks than a grid may have: its node, and how

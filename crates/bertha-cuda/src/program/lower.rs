@@ -4,31 +4,41 @@ use std::collections::{HashMap, HashSet};
 
 use bertha_compile::memory::Buffer;
 use bertha_compile::{Precision, Uses};
-use bertha_graph::{
-    DType, Dim, Graph, Node, Op, Origin, RelativeBuckets, Shape, TensorId, UnaryOp, WeightLayout,
-};
+use bertha_graph::{Dim, Graph, Node, Op, Origin, RelativeBuckets, Shape, TensorId, UnaryOp, WeightLayout};
 
 use super::deferred::Deferred;
+use super::dense::{is_ragged, ragged_input};
 use super::generate;
 use super::order::mark_needed;
 use super::step::{
     Attention, CudaStep, Embedding, Lookup, NextWeight, Norm, RelativeBias, TensorIndex, WeightIndex,
 };
 use super::{
-    Arena, Input, LowerError, OutputPlan, Place, Program, Step, Storage, TensorPlan, UnsupportedNode,
-    WeightForm, WeightPlan,
+    Arena, Dense, GivenInput, Input, LowerError, OutputPlan, Place, Program, Step, Storage, TensorPlan,
+    UnsupportedNode, WeightForm, WeightPlan,
 };
 use crate::arch::Arch;
-use crate::kernels::Rows;
 use crate::kernels::attention::takes_head_dim;
 use crate::kernels::row::{MOST_TABLES, WIDEST_ROW};
+use crate::kernels::{Rows, Setting};
 
 /// Lowers `graph` in a precision for an architecture. The same graph gives the same program, index for index.
 pub(crate) fn lower(graph: &Graph, precision: Precision, arch: Arch) -> Result<Program, LowerError> {
     if graph.outputs().len() > 64 {
         return Err(LowerError::TooManyOutputs { count: graph.outputs().len() });
     }
+    lower_case(graph, None, precision, arch)
+}
+
+/// Lowers a dense graph for one choice of input shapes; `base` is the graph for all of them.
+pub(crate) fn lower_case(
+    graph: &Graph,
+    base: Option<&Graph>,
+    precision: Precision,
+    arch: Arch,
+) -> Result<Program, LowerError> {
     let mut lowering = Lowering::new(graph, precision, arch)?;
+    lowering.base = base;
     let mut unsupported = Vec::new();
     // What cannot be computed for want of a kernel further up is not the node's own fault.
     let mut missing: HashSet<TensorId> = HashSet::new();
@@ -64,6 +74,10 @@ pub(super) struct Lowering<'a> {
     index_of: HashMap<TensorId, TensorIndex>,
     buffer_of: HashMap<TensorIndex, usize>,
     pub(super) buffers: Vec<Buffer>,
+    /// The inputs of a dense graph, and which nodes may find an index outside of its operand.
+    dense: Option<Dense>,
+    /// The graph that a dense one is a case of, whose constants are in every case.
+    base: Option<&'a Graph>,
     /// Pairs of a tensor and another that is a view of it.
     views: Vec<(TensorIndex, TensorIndex)>,
     /// Tensors that were converted to another type, with the results.
@@ -87,19 +101,18 @@ impl<'a> Lowering<'a> {
             index_of: HashMap::new(),
             buffer_of: HashMap::new(),
             buffers: Vec::new(),
+            dense: None,
+            base: None,
             views: Vec::new(),
             casts: HashMap::new(),
             stats_of: HashMap::new(),
         };
-        for id in graph.inputs() {
-            let tensor = graph.tensor(*id);
-            let known = Input::ALL.into_iter().find(|input| input.name() == tensor.name);
-            let input =
-                known.filter(|input| tensor.ty.dtype == DType::I32 && tensor.ty.shape == input_shape(*input));
-            let Some(input) = input else {
-                return Err(LowerError::NotRagged { what: format!("{}: {}", tensor.name, tensor.ty) });
-            };
-            lowering.add_tensor(*id, Storage::I32, Place::Input(input));
+        if !is_ragged(graph) {
+            lowering.dense = Some(Dense::default());
+            return lowering.with_given_inputs();
+        }
+        for (id, input) in graph.inputs().iter().filter_map(|id| Some((*id, ragged_input(graph, *id)?))) {
+            lowering.add_tensor(id, Storage::I32, Place::Input(input));
         }
         Ok(lowering)
     }
@@ -125,11 +138,13 @@ impl<'a> Lowering<'a> {
             return self.alias(*x, *y);
         }
         let step = match &node.op {
-            Op::EmbeddingSum => self.embedding(node, *y, None)?,
-            Op::EmbeddingLayerNorm { epsilon } => self.embedding(node, *y, Some(*epsilon))?,
+            Op::EmbeddingSum if self.is_ragged() => self.embedding(node, *y, None)?,
+            Op::EmbeddingLayerNorm { epsilon } if self.is_ragged() => {
+                self.embedding(node, *y, Some(*epsilon))?
+            }
             Op::LayerNorm { axis, epsilon } => self.layer_norm(node, *y, *axis, *epsilon)?,
             Op::Linear { layout, activation } => self.linear(node, *y, *layout, *activation)?,
-            Op::MatMul if self.is_constant(node, 1) => {
+            Op::MatMul if self.is_weight(node, 1) => {
                 self.linear(node, *y, WeightLayout::InOut, bertha_graph::Activation::None)?
             }
             Op::RaggedAttention { heads, scale, relative } => {
@@ -211,17 +226,19 @@ impl<'a> Lowering<'a> {
 
     /// The norm of rows of `width` with `gamma` and `beta`.
     fn affine(&mut self, operands: &[Option<TensorId>], epsilon: f32, width: usize) -> Lowered<Norm> {
-        let &[Some(gamma), Some(beta)] = operands else {
-            return Err("a layer norm without gamma and beta".into());
-        };
-        for id in [gamma, beta] {
+        let gamma = operands.first().copied().flatten().ok_or("a layer norm without gamma")?;
+        let beta = operands.get(1).copied().flatten();
+        for id in [Some(gamma), beta].into_iter().flatten() {
             if self.constant(id).is_none_or(|data| data.shape() != [width]) {
                 return Err("gamma or beta that is no constant row".into());
             }
         }
         Ok(Norm {
             gamma: self.weight(gamma, WeightForm::F32),
-            beta: self.weight(beta, WeightForm::F32),
+            beta: match beta {
+                Some(beta) => self.weight(beta, WeightForm::F32),
+                None => self.weight_plan(WeightPlan { name: String::new(), form: WeightForm::Zeros(width) }),
+            },
             epsilon,
         })
     }
@@ -314,16 +331,20 @@ impl<'a> Lowering<'a> {
         self.graph.tensor(id).constant()
     }
 
-    fn is_constant(&self, node: &Node, index: usize) -> bool {
-        operand(node, index).is_some_and(|id| self.constant(id).is_some())
+    /// Whether an operand is a matrix that is the same for all shapes of the inputs.
+    fn is_weight(&self, node: &Node, index: usize) -> bool {
+        let Some(id) = operand(node, index) else { return false };
+        let tensor = self.graph.tensor(id);
+        let in_base =
+            |base: &Graph| base.find(&tensor.name).is_some_and(|id| base.tensor(id).constant().is_some());
+        tensor.constant().is_some() && tensor.ty.shape.rank() == 2 && self.base.is_none_or(in_base)
     }
 
     /// Operand `index` as a matrix with rows of this kind; also its width.
     pub(super) fn matrix(&mut self, node: &Node, index: usize, rows: Rows) -> Lowered<(TensorIndex, usize)> {
         let id = operand(node, index).ok_or_else(|| format!("operand {index} is missing"))?;
-        let dims = self.graph.tensor(id).ty.shape.dims();
-        let width = match dims {
-            [first, width] if *first == symbol(rows) => {
+        let width = match self.graph.tensor(id).ty.shape.dims() {
+            [outer @ .., width] if product(outer) == symbol(rows) => {
                 width.as_const().and_then(|width| usize::try_from(width).ok())
             }
             _ => None,
@@ -334,11 +355,30 @@ impl<'a> Lowering<'a> {
             return Err(format!("operand {index} with rows of no features"));
         }
         let tensor = self.read(id)?;
-        Ok((self.in_storage(node, tensor, self.storage)?, width))
+        let tensor = self.in_storage(node, tensor, self.storage)?;
+        self.make_room(tensor, rows, width);
+        Ok((tensor, width))
+    }
+
+    /// Kernels may read a matrix up to the end of its last tile: in a dense graph its place is that large.
+    fn make_room(&mut self, tensor: TensorIndex, rows: Rows, width: usize) {
+        let (Rows::Fixed(_), storage) = (rows, self.tensors[tensor].storage) else { return };
+        let bytes = fixed_rows(rows).saturating_mul(width).saturating_mul(storage.bytes());
+        if let Some(buffer) = self.buffer_of.get(&tensor) {
+            let size = &mut self.buffers[*buffer].size;
+            let largest = size.as_const().unwrap_or(0).max(i64::try_from(bytes).unwrap_or(i64::MAX));
+            *size = Dim::from(largest);
+        } else if let (Place::Given(input), Some(dense)) = (self.tensors[tensor].place, &mut self.dense) {
+            dense.inputs[input].spare_bytes = dense.inputs[input].spare_bytes.max(bytes);
+        }
     }
 
     pub(super) fn rows_of(&self, id: TensorId) -> Lowered<Rows> {
         let shape = &self.graph.tensor(id).ty.shape;
+        if let (false, Some(shape)) = (self.is_ragged(), shape.as_const()) {
+            let outer = shape.split_last().map(|(_, outer)| outer.iter().product());
+            return outer.map(Rows::Fixed).ok_or_else(|| "a scalar".into());
+        }
         [Rows::Tokens, Rows::Sequences]
             .into_iter()
             .find(|rows| shape.dims().first() == Some(&symbol(*rows)))
@@ -381,7 +421,7 @@ impl<'a> Lowering<'a> {
         if !is.is_float() || !storage.is_float() {
             return Err(format!("operand {} as {}", self.tensors[tensor].name, is.c_name()));
         }
-        let cast = self.cast(node.name.clone(), tensor, storage);
+        let cast = self.cast(node.name.clone(), tensor, storage)?;
         self.casts.insert((tensor, storage), cast);
         Ok(cast)
     }
@@ -444,7 +484,31 @@ impl<'a> Lowering<'a> {
 
     /// Whether a batch's rows follow one another without padding, and runs of different sizes share launches.
     pub(super) fn is_ragged(&self) -> bool {
-        true
+        self.dense.is_none()
+    }
+
+    /// The inputs of a dense graph: whatever they are, as long as their sizes are known.
+    fn with_given_inputs(mut self) -> Result<Self, LowerError> {
+        for (number, id) in self.graph.inputs().iter().enumerate() {
+            let tensor = self.graph.tensor(*id);
+            let what = || format!("{}: {}", tensor.name, tensor.ty);
+            let storage =
+                Storage::of_dtype(tensor.ty.dtype).ok_or_else(|| LowerError::Input { what: what() })?;
+            let shape = tensor.ty.shape.as_const().ok_or_else(|| LowerError::Input { what: what() })?;
+            let given = GivenInput { name: tensor.name.clone(), storage, shape, spare_bytes: 0 };
+            self.add_tensor(*id, storage, Place::Given(number));
+            self.dense.get_or_insert_default().inputs.push(given);
+        }
+        Ok(self)
+    }
+
+    /// The number by which a kernel tells that an index of `node` is outside of its operand.
+    pub(super) fn fault(&mut self, node: &Node) -> i64 {
+        let faults = &mut self.dense.get_or_insert_default().faults;
+        if faults.last() != Some(&node.name) {
+            faults.push(node.name.clone());
+        }
+        faults.len() as i64
     }
 
     /// The type that activations have.
@@ -477,18 +541,15 @@ impl<'a> Lowering<'a> {
     fn finish(mut self) -> Result<Program, LowerError> {
         let mut outputs = Vec::new();
         for (name, id) in self.graph.outputs() {
-            let read = self.read(*id).map(|tensor| match self.tensors[tensor].storage {
-                Storage::F32 | Storage::I32 => tensor,
+            let read = self.read(*id).and_then(|tensor| match self.tensors[tensor].storage {
                 Storage::F16 | Storage::Bf16 => self.cast(format!("output {name}"), tensor, Storage::F32),
+                _ => Ok(tensor),
             });
             let tensor = read.map_err(|why| LowerError::Unsupported {
                 nodes: vec![UnsupportedNode { node: format!("output {name}"), why }],
             })?;
             // That of the bytes, whatever the graph computes in.
-            let dtype = match self.tensors[tensor].storage {
-                Storage::I32 => DType::I32,
-                Storage::F32 | Storage::F16 | Storage::Bf16 => DType::F32,
-            };
+            let dtype = self.tensors[tensor].storage.dtype();
             outputs.push(OutputPlan { name: name.clone(), tensor, dtype });
         }
         let end = self.steps.len();
@@ -505,8 +566,8 @@ impl<'a> Lowering<'a> {
         }
         self.link_weights();
         mark_needed(&mut self.steps, &outputs, self.tensors.len(), &self.views);
-        let (steps, tensors, weights, storage) = (self.steps, self.tensors, self.weights, self.storage);
-        Ok(Program { steps, tensors, weights, outputs, arena, storage })
+        let Lowering { steps, tensors, weights, storage, dense, .. } = self;
+        Ok(Program { steps, tensors, weights, outputs, arena, storage, dense })
     }
 
     /// Tells each layer which weight comes next.
@@ -531,27 +592,34 @@ impl<'a> Lowering<'a> {
     }
 
     /// Appends a step, shown as `node`, that gives `tensor` in another type.
-    pub(super) fn cast(&mut self, node: String, tensor: TensorIndex, storage: Storage) -> TensorIndex {
+    pub(super) fn cast(
+        &mut self,
+        node: String,
+        tensor: TensorIndex,
+        storage: Storage,
+    ) -> Lowered<TensorIndex> {
         let TensorPlan { name, dims, .. } = self.tensors[tensor].clone();
         let y = self.scratch(name, dims, storage);
-        let step = generate::cast(tensor, &self.tensors[tensor], y, storage);
+        let step = generate::cast(self.is_ragged(), tensor, &self.tensors[tensor], y, storage)?;
         self.push(node, CudaStep::Generated(step));
-        y
+        Ok(y)
     }
 }
 
-fn input_shape(input: Input) -> Shape {
-    let dim = match input {
-        Input::CuSeqlens => Dim::symbol("batch") + 1,
-        Input::InputIds | Input::TokenTypeIds | Input::PositionIds => Dim::symbol("tokens"),
-    };
-    Shape(vec![dim])
+/// Rows that are allocated for a matrix of a dense graph.
+fn fixed_rows(rows: Rows) -> usize {
+    Setting::typical(Arch::Sm90a).allocated(rows)
+}
+
+fn product(dims: &[Dim]) -> Dim {
+    dims.iter().fold(Dim::from(1usize), |product, dim| &product * dim)
 }
 
 pub(super) fn symbol(rows: Rows) -> Dim {
     match rows {
         Rows::Tokens => Dim::symbol("tokens"),
         Rows::Sequences => Dim::symbol("batch"),
+        Rows::Fixed(rows) => Dim::from(rows),
     }
 }
 

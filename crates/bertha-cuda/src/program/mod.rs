@@ -1,6 +1,7 @@
 //! A lowered graph: typed steps over tensors that have places.
 
 mod deferred;
+mod dense;
 mod generate;
 mod launches;
 mod linear;
@@ -15,8 +16,10 @@ use std::fmt;
 use bertha_compile::Precision;
 use bertha_graph::{DType, Dim, WeightLayout};
 
+pub use dense::{Dense, GivenInput};
+pub(crate) use dense::{is_ragged, samples};
 pub use generate::{Generated, Read};
-pub(crate) use lower::lower;
+pub(crate) use lower::{lower, lower_case};
 pub use memory::Arena;
 pub use plugin::PluginStep;
 pub use step::{
@@ -33,12 +36,17 @@ pub enum Storage {
     F16,
     Bf16,
     I32,
+    I64,
+    /// A byte, 0 or 1.
+    Bool,
 }
 
 impl Storage {
     /// Bytes of one element.
     pub const fn bytes(self) -> usize {
         match self {
+            Storage::I64 => 8,
+            Storage::Bool => 1,
             Storage::F32 | Storage::I32 => 4,
             Storage::F16 | Storage::Bf16 => 2,
         }
@@ -46,7 +54,7 @@ impl Storage {
 
     /// Whether it holds floating-point numbers.
     pub const fn is_float(self) -> bool {
-        !matches!(self, Storage::I32)
+        matches!(self, Storage::F32 | Storage::F16 | Storage::Bf16)
     }
 
     /// The storage of activations and weights in a precision.
@@ -65,6 +73,8 @@ impl Storage {
             Storage::F16 => DType::F16,
             Storage::Bf16 => DType::BF16,
             Storage::I32 => DType::I32,
+            Storage::I64 => DType::I64,
+            Storage::Bool => DType::Bool,
         }
     }
 
@@ -75,6 +85,8 @@ impl Storage {
             Storage::F16 => "f16",
             Storage::Bf16 => "bf16",
             Storage::I32 => "int",
+            Storage::I64 => "long long",
+            Storage::Bool => "bool",
         }
     }
 
@@ -83,7 +95,7 @@ impl Storage {
         match self {
             Storage::F16 => "ELEMENT_F16",
             Storage::Bf16 => "ELEMENT_BF16",
-            Storage::F32 | Storage::I32 => "ELEMENT_F32",
+            Storage::F32 | Storage::I32 | Storage::I64 | Storage::Bool => "ELEMENT_F32",
         }
     }
 }
@@ -111,6 +123,8 @@ pub struct Program {
     pub arena: Arena,
     /// The type of activations.
     pub storage: Storage,
+    /// The inputs of a dense graph; `None` for ragged ones.
+    pub dense: Option<Dense>,
 }
 
 /// One step of a program.
@@ -142,6 +156,8 @@ pub struct TensorPlan {
 pub enum Place {
     /// An input that every run brings along.
     Input(Input),
+    /// An input of a dense graph, by its number.
+    Given(usize),
     /// A slot of the arena.
     Slot(usize),
 }
@@ -193,6 +209,10 @@ pub enum WeightForm {
     F32,
     /// As in the graph, in i32: indices.
     I32,
+    /// As in the graph, in i64: whole numbers of dense graphs.
+    I64,
+    /// As in the graph, a byte each.
+    Bool,
     /// A table `[buckets, heads]` of attention biases, spread out by distance: `[heads, 2 * longest - 1]` in f32, the
     /// value for key `j` and query `i` at `j - i + longest - 1`.
     Distances {
@@ -244,9 +264,9 @@ impl WeightForm {
 pub struct OutputPlan {
     /// Its name.
     pub name: String,
-    /// The tensor that holds it, in f32 or i32.
+    /// The tensor that holds it; floats are in f32.
     pub tensor: usize,
-    /// The type of its elements as they are handed out: `f32` or `i32`.
+    /// The type of its elements as they are handed out.
     pub dtype: DType,
 }
 
@@ -263,11 +283,17 @@ pub enum LowerError {
         /// Each node with what is missing.
         nodes: Vec<UnsupportedNode>,
     },
-    /// The model takes other inputs than ragged encoders do.
-    #[error("the GPU runs ragged encoders only, and this model takes {what}; use --device cpu")]
-    NotRagged {
+    /// An input of a type that the GPU does not take.
+    #[error("the model takes {what}, which the GPU cannot; use --device cpu")]
+    Input {
         /// The input.
         what: String,
+    },
+    /// The kernels for a dense graph are found by lowering it for some shape, and there is none.
+    #[error("no shape was found for which the graph can be lowered: {why}; use --device cpu")]
+    NoShape {
+        /// What the last shape failed for.
+        why: String,
     },
     /// The graph has more outputs than a program keeps track of.
     #[error("the graph has {count} outputs; the GPU runs graphs of at most 64")]

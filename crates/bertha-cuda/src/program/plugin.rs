@@ -97,7 +97,7 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, node: &Node, op: &PluginOp) -> 
     let operands: Vec<Option<Read>> = operands.into_iter().chain(vec![None; absent]).collect();
     let mut results = Vec::new();
     for (index, (dtype, dims)) in def.signature().results(&binding)?.into_iter().enumerate() {
-        let storage = storage_of(dtype).ok_or_else(|| named(&format!("with a result of {dtype}")))?;
+        let storage = Storage::of_dtype(dtype).ok_or_else(|| named(&format!("with a result of {dtype}")))?;
         let dims: Option<Vec<Dim>> = dims.into_iter().collect();
         let dims = dims.ok_or_else(|| named("with a result whose size its signature leaves open"))?;
         results.push(match node.outputs.get(index).copied().flatten() {
@@ -176,28 +176,20 @@ fn types(lowering: &Lowering<'_>, node: &Node, op: &PluginOp) -> Lowered<Vec<Opt
 /// An operand in the type that the kernel takes; a tensor of another type is converted by a step of its own.
 fn operand(lowering: &mut Lowering<'_>, node: &Node, id: TensorId, dtype: DType) -> Lowered<Read> {
     let name = || format!("operand {} as {dtype}", lowering.graph.tensor(id).name);
-    let storage = storage_of(dtype).ok_or_else(name)?;
+    let storage = Storage::of_dtype(dtype).ok_or_else(name)?;
     if lowering.constant(id).is_some() {
         let form = match storage {
             _ if storage == lowering.activations() => WeightForm::Rows,
             Storage::F32 => WeightForm::F32,
             Storage::I32 => WeightForm::I32,
+            Storage::I64 => WeightForm::I64,
+            Storage::Bool => WeightForm::Bool,
             Storage::F16 | Storage::Bf16 => return Err(name()),
         };
         return Ok(Read::Weight(lowering.weight(id, form)));
     }
     let tensor = lowering.read(id)?;
     Ok(Read::Tensor(lowering.in_storage(node, tensor, storage)?))
-}
-
-fn storage_of(dtype: DType) -> Option<Storage> {
-    match dtype {
-        DType::F32 => Some(Storage::F32),
-        DType::F16 => Some(Storage::F16),
-        DType::BF16 => Some(Storage::Bf16),
-        DType::I32 => Some(Storage::I32),
-        _ => None,
-    }
 }
 
 /// Whether the size of an operand depends on the batch.

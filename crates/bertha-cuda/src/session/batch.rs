@@ -1,6 +1,7 @@
 //! A batch on its way to the card: checked, and written into one piece of pinned memory.
 
-use crate::kernels::{Setting, work_capacity};
+use super::capture::{Part, Parts};
+use crate::kernels::{Rows, Setting, work_capacity};
 use crate::program::{Attention, CudaStep, Input, Place, Program};
 
 /// The inputs of a ragged encoder, all tokens of all sequences one after another.
@@ -173,7 +174,7 @@ pub(crate) struct Layout {
 
 /// `Batch` for steps over tokens at 0, and for steps over sequences behind it.
 const BATCH_BYTES: usize = 16;
-pub(crate) const SEQUENCE_BATCH: usize = BATCH_BYTES;
+const SEQUENCE_BATCH: usize = BATCH_BYTES;
 const ALIGNMENT: usize = 256;
 
 impl Layout {
@@ -200,10 +201,6 @@ impl Layout {
         self.inputs[index]
     }
 
-    pub(crate) fn work_list(&self) -> usize {
-        self.work_list
-    }
-
     /// Writes a checked batch that fits the capacity. `order` is scratch.
     pub(crate) fn write(&self, batch: &RaggedInputs<'_>, memory: &mut [u8], order: &mut Vec<u32>) {
         for input in Input::ALL {
@@ -218,6 +215,17 @@ impl Layout {
         memory[..BATCH_BYTES].copy_from_slice(bytemuck::cast_slice(&counts(batch.tokens())));
         memory[BATCH_BYTES..2 * BATCH_BYTES]
             .copy_from_slice(bytemuck::cast_slice(&counts(batch.sequences())));
+    }
+}
+
+impl Parts for Layout {
+    fn offset(&self, part: Part) -> usize {
+        match part {
+            Part::Input(input) => self.input(input),
+            Part::Batch(Rows::Sequences) => SEQUENCE_BATCH,
+            Part::WorkList => self.work_list,
+            Part::Batch(Rows::Tokens | Rows::Fixed(_)) | Part::Given(_) | Part::Fault => 0,
+        }
     }
 }
 
@@ -292,7 +300,7 @@ mod tests {
                 assert_eq!(counts[4], lengths.len() as i32);
                 let items = counts[2] as usize;
                 let list: Vec<[i32; 2]> =
-                    bytemuck::pod_collect_to_vec(&memory[layout.work_list()..][..8 * items]);
+                    bytemuck::pod_collect_to_vec(&memory[layout.work_list..][..8 * items]);
                 let mut seen: Vec<[i32; 2]> = list.clone();
                 seen.sort_unstable();
                 let expected: Vec<[i32; 2]> = lengths
@@ -374,7 +382,7 @@ mod tests {
             .iter()
             .map(|input| (layout.input(*input), if *input == Input::CuSeqlens { 68 } else { 4 * 96 }))
             .collect();
-        parts.push((layout.work_list(), 8 * work_capacity(&setting, 64)));
+        parts.push((layout.work_list, 8 * work_capacity(&setting, 64)));
         parts.push((0, 2 * BATCH_BYTES));
         parts.sort_unstable();
         assert!(parts.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));

@@ -1,18 +1,31 @@
 //! A program's launches with addresses, and the graph that they were captured into.
 
-use crate::driver::{Arg, CudaError, Graph, Kernel, LaunchConfig};
+use crate::driver::{Arg, CudaError, Graph, Kernel, LaunchConfig, Stream};
 use crate::kernels::{LaunchArg, Operand, Rows, Setting};
 use crate::model::CudaModel;
-use crate::program::{Input, Place};
+use crate::program::{Input, Place, Program};
 
-use super::CudaSession;
-use super::batch::{Layout, SEQUENCE_BATCH};
+/// What lies in the piece of memory that every run brings along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Input(Input),
+    Given(usize),
+    Batch(Rows),
+    WorkList,
+    Fault,
+}
+
+/// Where it lies there, in bytes.
+pub(super) trait Parts {
+    /// The offset of a part; of one that this kind of program does not have, any.
+    fn offset(&self, part: Part) -> usize;
+}
 
 /// Everything of a run that depends on the capacity alone.
 #[derive(Debug)]
-pub(super) struct Captured {
+pub(super) struct Captured<L> {
     pub(super) graph: Graph,
-    pub(super) layout: Layout,
+    pub(super) layout: L,
     pub(super) launches: Vec<Bound>,
     tensors: Vec<u64>,
 }
@@ -27,32 +40,42 @@ pub(super) struct Bound {
     pub(super) args: Vec<Arg>,
 }
 
+/// What runs, and where its memory begins.
+#[derive(Clone, Copy)]
+pub(super) struct Bases<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) model: &'a CudaModel,
+    pub(super) program: &'a Program,
+    /// The address of each weight of the program.
+    pub(super) weights: &'a dyn Fn(usize) -> u64,
+    pub(super) inputs: u64,
+    pub(super) arena: u64,
+}
+
 /// Where things are on the card.
-struct Addresses<'a> {
-    model: &'a CudaModel,
-    inputs: u64,
-    layout: &'a Layout,
+struct Addresses<'a, L> {
+    bases: Bases<'a>,
+    layout: &'a L,
     tensors: &'a [u64],
 }
 
-impl Captured {
+impl<L: Parts> Captured<L> {
     /// Binds and captures the steps that the outputs in `wanted` need.
     pub(super) fn new(
-        session: &CudaSession,
+        bases: Bases<'_>,
         setting: &Setting,
-        layout: Layout,
+        layout: L,
         slots: &[usize],
         wanted: u64,
     ) -> Result<Self, CudaError> {
-        let model = &*session.model;
-        let program = model.program();
-        let (inputs, arena) = (session.inputs.address(), session.arena.address());
+        let Bases { stream, model, program, inputs, arena, .. } = bases;
         let place = |place: Place| match place {
-            Place::Input(input) => inputs + layout.input(input) as u64,
+            Place::Input(input) => inputs + layout.offset(Part::Input(input)) as u64,
+            Place::Given(input) => inputs + layout.offset(Part::Given(input)) as u64,
             Place::Slot(slot) => arena + slots[slot] as u64,
         };
         let tensors: Vec<u64> = program.tensors.iter().map(|tensor| place(tensor.place)).collect();
-        let addresses = Addresses { model, inputs, layout: &layout, tensors: &tensors };
+        let addresses = Addresses { bases, layout: &layout, tensors: &tensors };
         // Kernels are loaded and maps encoded before the capture, in which neither is allowed.
         let mut launches = Vec::new();
         for (index, (step, launch)) in program.steps.iter().zip(program.launches(setting)).enumerate() {
@@ -64,7 +87,6 @@ impl Captured {
                 launch.args.iter().map(|arg| addresses.bind(arg)).collect();
             launches.push(Bound { step: index, kernel, config: launch.config, args: args? });
         }
-        let stream = &session.stream;
         let graph = stream.capture(|| {
             launches.iter().try_for_each(|launch| {
                 // SAFETY: launches follow the kernels' own headers, and `Layout` and `Arena` give every operand the room
@@ -81,7 +103,7 @@ impl Captured {
     }
 }
 
-impl Addresses<'_> {
+impl<L: Parts> Addresses<'_, L> {
     fn bind(&self, arg: &LaunchArg) -> Result<Arg, CudaError> {
         Ok(match arg {
             LaunchArg::Address(operand) => Arg::Pointer(self.of(*operand)),
@@ -90,19 +112,22 @@ impl Addresses<'_> {
             LaunchArg::Long(value) => Arg::Long(*value),
             LaunchArg::Float(value) => Arg::Float(*value),
             LaunchArg::Double(value) => Arg::Double(*value),
-            LaunchArg::Map(operand, desc) => Arg::Map(desc.encode(self.model.context(), self.of(*operand))?),
+            LaunchArg::Map(operand, desc) => {
+                Arg::Map(desc.encode(self.bases.model.context(), self.of(*operand))?)
+            }
         })
     }
 
     fn of(&self, operand: Operand) -> u64 {
-        match operand {
-            Operand::Tensor(index) => self.tensors[index],
-            Operand::Weight(index) => self.model.weight_address(index),
-            Operand::Batch(Rows::Tokens) => self.inputs,
-            Operand::Batch(Rows::Sequences) => self.inputs + SEQUENCE_BATCH as u64,
-            Operand::CuSeqlens => self.inputs + self.layout.input(Input::CuSeqlens) as u64,
-            Operand::WorkList => self.inputs + self.layout.work_list() as u64,
-            Operand::Null => 0,
-        }
+        let part = match operand {
+            Operand::Tensor(index) => return self.tensors[index],
+            Operand::Weight(index) => return (self.bases.weights)(index),
+            Operand::Null => return 0,
+            Operand::Batch(rows) => Part::Batch(rows),
+            Operand::CuSeqlens => Part::Input(Input::CuSeqlens),
+            Operand::WorkList => Part::WorkList,
+            Operand::Fault => Part::Fault,
+        };
+        self.bases.inputs + self.layout.offset(part) as u64
     }
 }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod capture;
+mod dense;
 mod profile;
 
 use std::collections::{HashMap, VecDeque};
@@ -14,14 +15,16 @@ use std::sync::Arc;
 use bertha_graph::{Bindings, DType};
 
 pub use batch::{BatchError, RaggedInputs};
+pub use dense::DenseSession;
 pub use profile::StepTime;
 
 use crate::driver::{CudaError, DeviceBuffer, Event, PinnedBuffer, Stream};
 use crate::kernels::Setting;
 use crate::model::CudaModel;
-use crate::program::Program;
+use crate::plan::PlanError;
+use crate::program::{OutputPlan, Program};
 use batch::Layout;
-use capture::Captured;
+use capture::{Bases, Captured};
 
 /// Why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +42,18 @@ pub enum RunError {
         name: String,
         /// Those that there are.
         expected: String,
+    },
+    /// Inputs that a dense model does not take.
+    #[error("{0}")]
+    Dense(String),
+    /// The model does not run on the GPU for inputs of these shapes.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A node found an index for which its operand has no element.
+    #[error("node `{node}`: an index is outside of what it is taken from")]
+    Index {
+        /// The graph node.
+        node: String,
     },
     /// A run was asked for while another was under way, or waited for without one.
     #[error("{0}")]
@@ -65,7 +80,7 @@ pub struct CudaSession {
     // The stream comes first: dropping it waits for work that uses what follows.
     stream: Stream,
     model: Arc<CudaModel>,
-    captured: HashMap<Key, Captured>,
+    captured: HashMap<Key, Captured<Layout>>,
     /// The keys of `captured` in the order of their capture.
     oldest: VecDeque<Key>,
     staging: PinnedBuffer,
@@ -258,20 +273,7 @@ impl CudaSession {
     }
 
     fn key(&self, batch: &RaggedInputs<'_>, wanted: &[&str]) -> Result<Key, RunError> {
-        let outputs = &self.model.program().outputs;
-        let mut mask = if wanted.is_empty() { u64::MAX >> (64 - outputs.len().clamp(1, 64)) } else { 0 };
-        for name in wanted {
-            let found = outputs.iter().position(|output| output.name == *name);
-            mask |= 1
-                << found.ok_or_else(|| RunError::UnknownOutput {
-                    name: (*name).to_owned(),
-                    expected: outputs
-                        .iter()
-                        .map(|output| output.name.as_str())
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                })?;
-        }
+        let mask = wanted_mask(&self.model.program().outputs, wanted)?;
         let base = self.model.base_setting();
         let setting = base.for_batch(batch.tokens(), batch.sequences(), batch.longest());
         Ok(Key { setting, wanted: mask })
@@ -308,7 +310,15 @@ impl CudaSession {
         {
             self.captured.remove(&oldest);
         }
-        let captured = Captured::new(self, &setting, layout, &offsets, key.wanted)?;
+        let bases = Bases {
+            stream: &self.stream,
+            model: &model,
+            program: model.program(),
+            weights: &|index| model.weight_address(index),
+            inputs: self.inputs.address(),
+            arena: self.arena.address(),
+        };
+        let captured = Captured::new(bases, &setting, layout, &offsets, key.wanted)?;
         self.captured.insert(*key, captured);
         self.oldest.push_back(*key);
         Ok(())
@@ -352,4 +362,18 @@ impl CudaSession {
         }
         Ok(())
     }
+}
+
+/// A bit for each output that is wanted; all, when no name is given.
+fn wanted_mask(outputs: &[OutputPlan], wanted: &[&str]) -> Result<u64, RunError> {
+    let mut mask = if wanted.is_empty() { u64::MAX >> (64 - outputs.len().clamp(1, 64)) } else { 0 };
+    for name in wanted {
+        let found = outputs.iter().position(|output| output.name == *name);
+        let unknown = || RunError::UnknownOutput {
+            name: (*name).to_owned(),
+            expected: outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>().join(", "),
+        };
+        mask |= 1 << found.ok_or_else(unknown)?;
+    }
+    Ok(mask)
 }

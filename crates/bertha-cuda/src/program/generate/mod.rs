@@ -1,19 +1,26 @@
 //! Kernels made for what is left of a graph when the encoder ops are taken out: pointwise functions, moved elements,
-//! and reductions of rows. Each is a few lines of CUDA C++ over the common headers.
+//! reductions of rows, products and attention of dense tensors, convolutions. Each is a few lines of CUDA C++ over the common headers.
 //!
-//! Shapes are expressions over the batch's token and sequence counts, which the kernel reads from its `Batch`, so one
-//! kernel serves every batch.
+//! Shapes of ragged graphs are expressions over the batch's token and sequence counts, which the kernel reads from its
+//! `Batch`, so one kernel serves every batch; a dense graph's kernels get them as arguments.
 
+mod attention;
+mod code;
+mod conv;
+mod encoder;
 mod map;
+mod moves;
+mod product;
 mod rows;
-mod text;
 
-use bertha_graph::{Dim, Node, Op, Shape, TensorId};
+use bertha_graph::{Bindings, DType, Dim, Node, Op, Shape, TensorId};
 
-use super::lower::{Lowering, operand};
+use super::lower::{Lowered, Lowering, operand};
 use super::step::{TensorIndex, WeightIndex};
 use super::{Storage, TensorPlan, WeightForm};
+use crate::driver::MOST_ARGS;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Rows, Setting};
+pub(in crate::program) use code::Code;
 
 /// A kernel made for a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,10 +33,16 @@ pub struct Generated {
     pub y: TensorIndex,
     /// The kernel.
     pub kernel: KernelSpec,
-    /// Elements of the result, or rows for kernels that give a warp to each.
+    /// Elements of the result, or rows for kernels that give a warp to each, or tiles.
     pub work: Dim,
     /// Work items of one block.
     pub per_block: usize,
+    /// Whether it reads the batch's counts.
+    pub is_ragged: bool,
+    /// Whether it tells of indices outside of their operand.
+    pub has_fault: bool,
+    /// Sizes, as its last arguments.
+    pub numbers: Vec<i64>,
 }
 
 /// Something that a generated kernel reads.
@@ -73,12 +86,19 @@ impl Generated {
 
     /// The launch for a batch of this capacity.
     pub fn launch(&self, setting: &Setting) -> Launch {
-        let work =
-            self.work.eval(&setting.bindings()).ok().and_then(|work| usize::try_from(work).ok()).unwrap_or(0);
+        let bindings = if self.is_ragged { setting.bindings() } else { Bindings::new() };
+        let work = self.work.eval(&bindings).ok().and_then(|work| usize::try_from(work).ok()).unwrap_or(0);
         let blocks = work.div_ceil(self.per_block).min(setting.multiprocessors * BLOCKS_PER_MULTIPROCESSOR);
-        let mut args = vec![LaunchArg::Address(Operand::Batch(Rows::Tokens))];
+        let mut args = Vec::new();
+        if self.is_ragged {
+            args.push(LaunchArg::Address(Operand::Batch(Rows::Tokens)));
+        }
         args.extend(self.inputs.iter().map(|input| LaunchArg::Address(input.operand())));
         args.push(LaunchArg::Address(Operand::Tensor(self.y)));
+        if self.has_fault {
+            args.push(LaunchArg::Address(Operand::Fault));
+        }
+        args.extend(self.numbers.iter().map(|number| LaunchArg::Long(*number)));
         Launch { kernel: self.kernel.clone(), config: setting.config(blocks, THREADS as u32, 0), args }
     }
 }
@@ -90,13 +110,56 @@ pub(super) struct Source {
     pub(super) dims: Vec<Dim>,
 }
 
+/// Everything of a kernel but the place of its result.
+pub(super) struct Draft {
+    pub(super) sources: Vec<Source>,
+    pub(super) storage: Storage,
+    pub(super) kernel: KernelSpec,
+    pub(super) code: Code,
+    pub(super) work: Dim,
+    pub(super) per_block: usize,
+}
+
+impl Draft {
+    /// The kernel, with its result `y` in a slot.
+    pub(super) fn finish(self, lowering: &mut Lowering<'_>, node: &Node, y: TensorId) -> Lowered<Generated> {
+        let Draft { sources, storage, kernel, code, work, per_block } = self;
+        let is_ragged = lowering.is_ragged();
+        let (numbers, has_fault) = code.finish();
+        if numbers.len() + sources.len() + 3 > MOST_ARGS {
+            return Err(format!("{} of so many operands or dimensions", node.op.mnemonic()));
+        }
+        let inputs = sources.iter().map(|source| source.read).collect();
+        let y = lowering.write(y, storage);
+        let name = node.op.mnemonic();
+        Ok(Generated { name, inputs, y, kernel, work, per_block, is_ragged, has_fault, numbers })
+    }
+}
+
 /// The kernel for a node with one result.
-pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) -> Result<Generated, String> {
-    if !lowering.graph.dtype(y).is_float() {
+pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) -> Lowered<Generated> {
+    // Ragged graphs have other types as inputs only.
+    if lowering.is_ragged() && !lowering.graph.dtype(y).is_float() {
         return Err(format!("{} of {}", node.op.mnemonic(), lowering.graph.dtype(y)));
     }
     match &node.op {
-        Op::Softmax { .. } | Op::L2Normalize { .. } | Op::Reduce { .. } => rows::generate(lowering, node, y),
+        Op::Softmax { .. } | Op::L2Normalize { .. } | Op::Reduce { .. } | Op::CumSum { .. } => {
+            rows::generate(lowering, node, y)
+        }
+        Op::MatMul if !lowering.is_ragged() => product::generate(lowering, node, y),
+        Op::Attention(attrs) if !lowering.is_ragged() => attention::generate(lowering, node, y, attrs),
+        Op::Conv(attrs) if !lowering.is_ragged() => conv::generate(lowering, node, y, attrs),
+        Op::EmbeddingSum if !lowering.is_ragged() => encoder::embedding(lowering, node, y),
+        Op::RotaryEmbedding { interleaved, heads, rotary_dim } if !lowering.is_ragged() => {
+            encoder::rotary(lowering, node, y, (*interleaved, *heads, *rotary_dim))
+        }
+        Op::Transpose { .. }
+        | Op::Gather { .. }
+        | Op::Slice
+        | Op::Concat { .. }
+        | Op::Expand
+        | Op::Tile
+        | Op::Pad { .. } => moves::generate(lowering, node, y),
         _ => map::generate(lowering, node, y),
     }
 }
@@ -107,33 +170,43 @@ pub(super) fn piece(
     node: &Node,
     index: usize,
     y: TensorId,
-) -> Result<Generated, String> {
-    map::piece(lowering, node, index, y)
+) -> Lowered<Generated> {
+    moves::piece(lowering, node, index, y)
 }
 
 /// The kernel that gives tensor `x` as `y`, in another type.
-pub(super) fn cast(x: TensorIndex, plan: &TensorPlan, y: TensorIndex, storage: Storage) -> Generated {
-    let elements = Shape(plan.dims.clone()).elements();
-    let kernel = text::map_kernel("cast", &[plan.storage], storage, &elements, &[], "x0[i]");
-    Generated { name: "cast", inputs: vec![Read::Tensor(x)], y, kernel, work: elements, per_block: THREADS }
+pub(super) fn cast(
+    is_ragged: bool,
+    x: TensorIndex,
+    plan: &TensorPlan,
+    y: TensorIndex,
+    storage: Storage,
+) -> Lowered<Generated> {
+    let work = Shape(plan.dims.clone()).elements();
+    let mut code = Code::new(is_ragged);
+    let kernel = code::map_kernel(&mut code, "cast", &[plan.storage], storage, &work, (&[], "x0[i]"))?;
+    let (inputs, (numbers, has_fault)) = (vec![Read::Tensor(x)], code.finish());
+    let per_block = THREADS;
+    Ok(Generated { name: "cast", inputs, y, kernel, work, per_block, is_ragged, has_fault, numbers })
 }
 
 impl Source {
-    /// Operand `index` of a node: a tensor, or a constant in f32.
-    fn of(lowering: &mut Lowering<'_>, node: &Node, index: usize) -> Result<Self, String> {
+    /// Operand `index` of a node: a tensor, or a constant; floats among them in f32.
+    pub(super) fn of(lowering: &mut Lowering<'_>, node: &Node, index: usize) -> Lowered<Self> {
         let id =
             operand(node, index).ok_or_else(|| format!("{} without operand {index}", node.op.mnemonic()))?;
         Self::of_tensor(lowering, id)
     }
 
-    fn of_tensor(lowering: &mut Lowering<'_>, id: TensorId) -> Result<Self, String> {
+    pub(super) fn of_tensor(lowering: &mut Lowering<'_>, id: TensorId) -> Lowered<Self> {
         let ty = &lowering.graph.tensor(id).ty;
-        let dims = ty.shape.dims().to_vec();
+        let (dims, dtype) = (ty.shape.dims().to_vec(), ty.dtype);
         if lowering.constant(id).is_some() {
-            let (form, storage) = if ty.dtype.is_float() {
-                (WeightForm::F32, Storage::F32)
-            } else {
-                (WeightForm::I32, Storage::I32)
+            let (form, storage) = match dtype {
+                dtype if dtype.is_float() => (WeightForm::F32, Storage::F32),
+                DType::Bool => (WeightForm::Bool, Storage::Bool),
+                _ if lowering.is_ragged() => (WeightForm::I32, Storage::I32),
+                _ => (WeightForm::I64, Storage::I64),
             };
             return Ok(Source { read: Read::Weight(lowering.weight(id, form)), storage, dims });
         }
@@ -143,6 +216,37 @@ impl Source {
 }
 
 /// The type of a generated result.
-fn result_storage(lowering: &Lowering<'_>, y: TensorId) -> Storage {
-    if lowering.is_for_the_caller(y) { Storage::F32 } else { lowering.activations() }
+///
+/// Floats of ragged graphs are of the precision, but for what only the caller reads. In dense graphs, where masks and
+/// angles of rotary embeddings are computed too, a result is of the precision if every tensor that it is made of is.
+pub(super) fn result_storage(
+    lowering: &Lowering<'_>,
+    node: &Node,
+    y: TensorId,
+    sources: &[Source],
+) -> Lowered<Storage> {
+    let dtype = lowering.graph.dtype(y);
+    match dtype {
+        DType::I64 => return Ok(Storage::I64),
+        DType::I32 => return Ok(Storage::I32),
+        DType::Bool => return Ok(Storage::Bool),
+        dtype if dtype.is_float() && dtype != DType::F64 => {}
+        _ => return Err(format!("{} of {dtype}", node.op.mnemonic())),
+    }
+    if lowering.is_for_the_caller(y) {
+        return Ok(Storage::F32);
+    }
+    if lowering.is_ragged() {
+        return Ok(lowering.activations());
+    }
+    let mut tensors =
+        sources.iter().filter(|source| source.read.tensor().is_some() && source.storage.is_float());
+    let first = tensors.next().map_or(Storage::F32, |source| source.storage);
+    Ok(if tensors.all(|source| source.storage == first) { first } else { Storage::F32 })
+}
+
+/// An axis counted from the front.
+pub(super) fn normal_axis(axis: i64, rank: usize) -> Lowered<usize> {
+    let axis = if axis < 0 { axis + rank as i64 } else { axis };
+    usize::try_from(axis).ok().filter(|axis| *axis < rank).ok_or_else(|| format!("an axis {axis} of {rank}"))
 }
