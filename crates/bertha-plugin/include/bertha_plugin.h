@@ -138,8 +138,7 @@ typedef struct bertha_call {
 
 typedef int32_t (*bertha_function)(const bertha_call *call);
 
-/* CUDA C++ source without includes. This version of Bertha reads and checks it and does not run it: engines with plugins
- * run on CPUs. What follows is how it is to be launched.
+/* CUDA C++ source without includes, for engines that are built for NVIDIA GPUs.
  *
  * The kernel's parameters, in this order: a pointer for each operand (null for an absent one), a pointer for each result,
  * the size of each dimension and run that the signature names in order of first occurrence (long long; a run is the

@@ -1,13 +1,10 @@
-//! The slot for CUDA source: what a plugin declares for NVIDIA GPUs. It is checked, but nothing compiles or runs it yet.
+//! The slot for CUDA source: what a plugin gives to run on NVIDIA GPUs.
 
 use crate::dim::Dim;
 
 use super::{Binding, Signature};
 
-/// CUDA source for the op.
-///
-/// This version of Bertha reads and checks it and does not run it: engines with plugins run on CPUs. What follows is how it
-/// is to be launched.
+/// CUDA source for the op, compiled when an engine is built for a GPU.
 ///
 /// The kernel's parameters are, in this order: a pointer for each operand (null for an absent one), a pointer for each
 /// result, the size of each dimension and run that the signature names (`long long`, in order of first occurrence; a

