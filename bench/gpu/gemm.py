@@ -258,6 +258,9 @@ def check_variants():
     yield small(1024, 4096, 128, 64, 6, stages=4, GROUPS=4, **NORM_OUT)
     yield small(320, 328, 64, 64, 3, GROUPS=2, **NORM_OUT)
     yield small(768, 768, 192, 64, 1, stages=6, GROUPS=2, residual=True, stats=True)
+    yield small(768, 3072, 192, 64, 4, stages=4, GROUPS=2, **NORM_OUT)
+    yield small(1024, 4096, 192, 64, 3, stages=4, GROUPS=2, **NORM_OUT)
+    yield small(768, 768, 192, 64, 3, GROUPS=2, **NORM_OUT)
     yield small(768, 768, 8, 64, 2, norm="input", stats=True, residual=True)
 
 
