@@ -288,7 +288,7 @@ impl Parts {
             && heads == k_heads
             && heads == v_heads
             && width == k_width
-            && k_seq == v_seq;
+            && (k_seq == v_seq || same_length(graph, (self.k_transposed, 3), (v, 2)));
         let dtypes = [self.q, self.k_transposed, v].map(|tensor| graph.dtype(tensor));
         let same_dtype = dtypes.iter().all(|dtype| *dtype == dtypes[0]);
         if !same_dtype {
@@ -340,6 +340,26 @@ impl Parts {
         }
         Some(sum)
     }
+}
+
+/// Whether two dimensions are equal because both come from reshapes to one shape of tensors of one type, whatever that shape is:
+/// some exporters compute it.
+fn same_length(graph: &Graph, a: (TensorId, usize), b: (TensorId, usize)) -> bool {
+    let origin = |(mut tensor, mut axis): (TensorId, usize)| {
+        loop {
+            let (id, node) = producer(graph, tensor)?;
+            match &node.op {
+                Op::Transpose { perm } => axis = *perm.get(axis)?,
+                Op::Reshape { .. } => {
+                    let x = input(graph, id, 0)?;
+                    return Some((&node.op, &graph.tensor(x).ty, input(graph, id, 1)?, axis));
+                }
+                _ => return None,
+            }
+            tensor = input(graph, id, 0)?;
+        }
+    };
+    origin(a).is_some_and(|a| origin(b) == Some(a))
 }
 
 fn node<const N: usize>(name: &str, part: &str, op: Op, inputs: [Value; N]) -> NewNode {
