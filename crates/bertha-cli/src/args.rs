@@ -276,6 +276,12 @@ pub(crate) struct BuildArgs {
     /// (GPUs). Sums are f32. A CPU plan beside one for a GPU in f16 stays in f32.
     #[arg(long, default_value_t = Precision::F32, value_name = "TYPE")]
     pub(crate) precision: Precision,
+    /// Keep the times of kernels on the GPU in this file, and do not time what it holds; without it, in Bertha's cache folder.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) timing_cache: Option<PathBuf>,
+    /// Choose kernels for the GPU in this machine by rule, as for one that is not at hand, instead of timing them.
+    #[arg(long, conflicts_with = "timing_cache")]
+    pub(crate) no_timing: bool,
     /// Leave the graph as it was imported.
     #[arg(long)]
     pub(crate) no_optimize: bool,

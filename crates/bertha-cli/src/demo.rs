@@ -68,7 +68,8 @@ fn file_name() -> String {
     format!("demo-{}-{hash:016x}.bertha", env!("CARGO_PKG_VERSION"))
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// Where files are kept that can be made again.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os(CACHE_VARIABLE) {
         return Some(PathBuf::from(folder));
     }

@@ -6,6 +6,7 @@ mod demo;
 mod explain;
 mod output;
 mod progress;
+mod timings;
 
 use std::process::ExitCode;
 

@@ -277,6 +277,20 @@ fn bench_measures() {
 }
 
 #[test]
+fn a_damaged_timing_cache_is_told_and_what_is_asked_for_by_rule_takes_none() {
+    let work = Work::new();
+    let model = work.bare_model("bert_encoder");
+    let (cache, out) = (work.path("timings.json"), work.path("out.bertha"));
+    std::fs::write(&cache, "{").unwrap();
+    // With or without a card and a compiler for it, the cache is read first.
+    let build = ["build", model.as_str(), "-o", out.as_str(), "--target", "cuda"];
+    let told = bertha(&[&build[..], &["--timing-cache", &cache]].concat()).stderr;
+    assert!(told.contains("timings.json") && told.contains("anew"), "{told}");
+    let both = [&build[..], &["--timing-cache", &cache, "--no-timing"]].concat();
+    bertha(&both).fails(2, &["--no-timing"]);
+}
+
+#[test]
 fn doctor_tells_what_will_be_used() {
     let report = bertha(&["doctor", "--json"]).json();
     assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{CudaError, Device};
+use crate::program::Storage;
 
 /// A family of cards. Machine code for one runs on cards of the same major version and the same or a higher minor one;
 /// code that uses features marked `a` runs on exactly that version.
@@ -94,6 +95,20 @@ impl Arch {
     #[must_use]
     pub const fn has_bf16(self) -> bool {
         !matches!(self, Arch::Sm75)
+    }
+
+    /// Floating-point operations, two for each multiply-add, that a multiprocessor does in a clock: in its matrix units for
+    /// 16-bit types, in its scalar ones for f32.
+    #[must_use]
+    pub const fn flops_per_clock(self, storage: Storage) -> f64 {
+        match (storage.bytes(), self) {
+            (4, Arch::Sm75 | Arch::Sm80) => 128.0,
+            (4, _) => 256.0,
+            (_, Arch::Sm75 | Arch::Sm86 | Arch::Sm89 | Arch::Sm120) => 1024.0,
+            (_, Arch::Sm80) => 2048.0,
+            (_, Arch::Sm90a) => 4096.0,
+            (_, Arch::Sm100a) => 8192.0,
+        }
     }
 
     /// Multiprocessors to plan for when no card is at hand: those of the family's largest common card.

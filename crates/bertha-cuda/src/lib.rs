@@ -11,10 +11,14 @@ mod plan;
 pub mod program;
 pub mod selftest;
 mod session;
+mod tune;
 
 pub use arch::{Arch, UnknownArch};
 pub use model::CudaModel;
 pub use nvrtc::{Compiled, NVRTC_VARIABLE, Nvrtc, Source};
-pub use plan::{CudaPlan, PlanError, StoredCubin, StoredPlan, StoredWeight, parse_target, target_name};
+pub use plan::{
+    CudaPlan, PlanError, StoredCubin, StoredPlan, StoredTactic, StoredWeight, parse_target, target_name,
+};
 pub use program::LowerError;
 pub use session::{BatchError, CudaOutput, CudaSession, DenseSession, RaggedInputs, RunError, StepTime};
+pub use tune::{CardKey, TimingCache};

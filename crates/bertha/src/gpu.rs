@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bertha_compile::Precision;
+use bertha_compile::{Precision, TacticTable};
 use bertha_cpu::OutputRef;
 use bertha_cuda::driver::Device;
 use bertha_cuda::{
-    Arch, CudaModel, CudaOutput, CudaPlan, CudaSession, DenseSession, RaggedInputs, StoredPlan, parse_target,
-    target_name,
+    Arch, CardKey, CudaModel, CudaOutput, CudaPlan, CudaSession, DenseSession, RaggedInputs, StoredPlan,
+    TimingCache, parse_target, target_name,
 };
 use bertha_engine::{EngineFile, EngineWriter, PlanHeader};
 use bertha_graph::{DType, TensorData, ragged};
@@ -74,9 +74,44 @@ impl Engine {
         multiprocessors: Option<usize>,
     ) -> Result<(), Error> {
         let plan = CudaPlan::build(self.graph(), arch, precision, multiprocessors)?;
+        self.keep_plan(plan);
+        Ok(())
+    }
+
+    /// As [`Self::add_cuda_plan`] for card `index`, with kernels for linear layers chosen by timing them there. `cache` spares
+    /// what it has times for, and takes what was timed; its [`TimingCache::save`] is the caller's.
+    ///
+    /// # Errors
+    /// As for [`Self::add_cuda_plan`], and when there is no such card or it refuses.
+    pub fn add_timed_cuda_plan(
+        &mut self,
+        index: usize,
+        precision: Precision,
+        cache: &mut TimingCache,
+    ) -> Result<(), Error> {
+        let device = Device::get(index)?;
+        let plan = CudaPlan::build_timed(self.graph(), &device, precision, cache)?;
+        self.keep_plan(plan);
+        Ok(())
+    }
+
+    fn keep_plan(&mut self, plan: CudaPlan) {
         self.gpu.plans.retain(|other| other.target() != plan.target());
         self.gpu.plans.push(Arc::new(plan));
-        Ok(())
+    }
+
+    /// The kernels that the linear layers of the plans for GPUs could run on, with the times that the cache has for card 0 of
+    /// this machine, or else estimates: for each plan a table for each bucket of tokens.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn cuda_tactics(&self, cache: &TimingCache) -> Result<Vec<TacticTable>, Error> {
+        let card = Device::get(0).and_then(|device| Ok((Arch::of(&device)?, CardKey::of(&device)?))).ok();
+        let tables = |plan: &Arc<CudaPlan>| {
+            let known = card.as_ref().filter(|(arch, _)| *arch == plan.arch());
+            plan.tactics(known.map(|(_, card)| (cache, card)))
+        };
+        Ok(self.cuda_plans()?.iter().flat_map(tables).collect())
     }
 
     /// The plans for GPUs that the engine holds. Those of its file that this version of Bertha does not run are left out.
@@ -106,10 +141,32 @@ impl Engine {
     ///
     /// # Errors
     /// When there is no such card, its driver does not work, or there is no plan and none can be made.
-    pub fn on_gpu(mut self, index: usize, precision: Option<Precision>) -> Result<Self, Error> {
+    pub fn on_gpu(self, index: usize, precision: Option<Precision>) -> Result<Self, Error> {
+        self.on_gpu_with(index, precision, None)
+    }
+
+    /// As [`Self::on_gpu`]; where a plan has to be made, kernels for linear layers are chosen by timing them, as
+    /// [`Self::add_timed_cuda_plan`] does it.
+    ///
+    /// # Errors
+    /// As for [`Self::on_gpu`].
+    pub fn on_gpu_timed(
+        self,
+        index: usize,
+        precision: Option<Precision>,
+        cache: &mut TimingCache,
+    ) -> Result<Self, Error> {
+        self.on_gpu_with(index, precision, Some(cache))
+    }
+
+    fn on_gpu_with(
+        mut self,
+        index: usize,
+        precision: Option<Precision>,
+        cache: Option<&mut TimingCache>,
+    ) -> Result<Self, Error> {
         let device = Device::get(index)?;
-        let arch = Arch::of(&device)?;
-        let plan = self.plan_for(arch, precision, device.multiprocessors)?;
+        let plan = self.plan_for(&device, precision, cache)?;
         let model = CudaModel::new(device, plan)?;
         self.gpu.model = Some(Arc::new(model));
         Ok(self)
@@ -117,10 +174,11 @@ impl Engine {
 
     fn plan_for(
         &mut self,
-        arch: Arch,
+        device: &Device,
         precision: Option<Precision>,
-        multiprocessors: usize,
+        cache: Option<&mut TimingCache>,
     ) -> Result<Arc<CudaPlan>, Error> {
+        let arch = Arch::of(device)?;
         let fits = |a: Arch, p: Precision| a == arch && precision.is_none_or(|wanted| wanted == p);
         if let Some(plan) = self.gpu.plans.iter().find(|plan| fits(plan.arch(), plan.precision())) {
             return Ok(plan.clone());
@@ -142,7 +200,10 @@ impl Engine {
             let names: Vec<&str> = stored.iter().map(|(name, ..)| name.as_str()).collect();
             notice = Some(format!("The engine's plans are {}; one {what}", names.join(", ")));
         }
-        let plan = CudaPlan::build(self.graph(), arch, chosen, Some(multiprocessors))?;
+        let plan = match cache {
+            None => CudaPlan::build(self.graph(), arch, chosen, Some(device.multiprocessors))?,
+            Some(cache) => CudaPlan::build_timed(self.graph(), device, chosen, cache)?,
+        };
         notice.into_iter().for_each(|notice| self.add_notice(notice));
         Ok(Arc::new(plan))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bertha::bench::Workload;
-use bertha::cuda::{Arch, driver::Device};
+use bertha::cuda::{Arch, driver::Device, program::Storage};
 use bertha::{Engine, Precision, Session};
 use serde::Serialize;
 
@@ -156,17 +156,9 @@ fn card_seconds(session: &mut Session) -> Result<Option<f64>, Failure> {
     card.device_seconds().map_err(|error| Failure::Model(error.into()))
 }
 
-/// Dense operations that a multiprocessor's matrix units (its scalar units for f32) do in a clock, times their number and
-/// the highest clock.
+/// Operations of all multiprocessors at the highest clock.
 fn peak_tflops(device: &Device, arch: Arch, precision: Precision) -> f64 {
-    let per_clock = match (precision, arch) {
-        (Precision::F32, Arch::Sm75 | Arch::Sm80) => 128.0,
-        (Precision::F32, _) => 256.0,
-        (_, Arch::Sm75 | Arch::Sm86 | Arch::Sm89 | Arch::Sm120) => 1024.0,
-        (_, Arch::Sm80) => 2048.0,
-        (_, Arch::Sm90a) => 4096.0,
-        (_, Arch::Sm100a) => 8192.0,
-    };
+    let per_clock = arch.flops_per_clock(Storage::of(precision));
     per_clock * device.multiprocessors as f64 * device.clock_khz as f64 * 1e3 / 1e12
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bertha::cuda::{Arch, driver::Device};
+use bertha::cuda::{Arch, TimingCache, driver::Device};
 use bertha::{Engine, Options, Precision};
 
 use super::{Failure, plan};
@@ -11,6 +11,7 @@ use crate::args::{BuildArgs, Target};
 use crate::explain;
 use crate::output;
 use crate::progress::Spinner;
+use crate::timings;
 
 /// `verbose` 1 also prints what the passes did, 2 the kernels and the memory plan too.
 pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
@@ -38,8 +39,21 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
         ..loaded
     };
     let mut engine = Engine::compile(source, &options)?;
+    let mut cache = match for_gpu && !args.no_timing {
+        true => timings::open(args.timing_cache.as_deref()),
+        false => TimingCache::default(),
+    };
     for target in &args.targets {
-        add_cuda(&mut engine, *target, args.precision, &spinner)?;
+        match target {
+            Target::Cuda(None) if !args.no_timing => {
+                spinner.say(format!("timing kernels in {}", args.precision));
+                let timed = engine.add_timed_cuda_plan(0, args.precision, &mut cache);
+                // What was timed before a failure need not be timed again.
+                timings::save(&cache);
+                timed?;
+            }
+            _ => add_cuda(&mut engine, *target, args.precision, &spinner)?,
+        }
     }
     spinner.say(format!("writing {}", target.display()));
     let notices = engine.save(&target)?;
@@ -55,7 +69,7 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     }
     let mut plan = None;
     if let Some(path) = &args.log {
-        let plan = plan.insert(plan::plan_of(&engine)?);
+        let plan = plan.insert(plan_with_cuda(&engine, &cache)?);
         plan::write(path, &engine, plan)?;
     }
     match verbose {
@@ -63,7 +77,7 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
         1 => output::line(engine.log().to_string().trim_end())?,
         _ => {
             output::line(format!("{:#}", engine.log()).trim_end())?;
-            let plan = plan.map_or_else(|| plan::plan_of(&engine), Ok)?;
+            let plan = plan.map_or_else(|| plan_with_cuda(&engine, &cache), Ok)?;
             plan::print(&plan)?;
         }
     }
@@ -89,7 +103,14 @@ pub(crate) fn run(args: BuildArgs, verbose: u8) -> Result<(), Failure> {
     ))
 }
 
-/// Makes the plan for a GPU target.
+/// The plan with the kernels of GPUs too.
+fn plan_with_cuda(engine: &Engine, cache: &TimingCache) -> Result<plan::Plan, Failure> {
+    let mut plan = plan::plan_of(engine)?;
+    plan.kernels.extend(engine.cuda_tactics(cache)?);
+    Ok(plan)
+}
+
+/// Makes the plan for a GPU target without timing.
 fn add_cuda(
     engine: &mut Engine,
     target: Target,

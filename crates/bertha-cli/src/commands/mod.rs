@@ -35,6 +35,7 @@ use bertha_text::TextError;
 
 use crate::args::{Device, PluginOptions, RunOptions, Texts};
 use crate::progress::Spinner;
+use crate::timings;
 
 /// Why a command failed. The exit code tells the kinds apart: 1 the work failed, 2 the call was wrong (as clap has
 /// it), 3 a comparison found a difference.
@@ -132,8 +133,8 @@ impl RunOptions {
         let shown = engine.notices().len();
         let placed = match self.device {
             Device::Cpu => return Ok(engine),
-            Device::Cuda => engine.on_gpu(self.gpu, self.precision)?,
-            Device::Auto => match engine.clone().on_gpu(self.gpu, self.precision) {
+            Device::Cuda => self.on_gpu(engine)?,
+            Device::Auto => match self.on_gpu(engine.clone()) {
                 Ok(placed) => placed,
                 Err(error) => {
                     eprintln!("note: running on the CPU: {error}");
@@ -148,6 +149,17 @@ impl RunOptions {
             eprintln!("note: running on {} in {}", model.device().name, model.plan().precision());
         }
         Ok(placed)
+    }
+
+    /// The engine on the GPU; a plan that has to be made is timed, and the times are kept.
+    fn on_gpu(&self, engine: Engine) -> Result<Engine, bertha::Error> {
+        let mut cache = timings::open(None);
+        let before = cache.clone();
+        let placed = engine.on_gpu_timed(self.gpu, self.precision, &mut cache);
+        if cache != before {
+            timings::save(&cache);
+        }
+        placed
     }
 
     /// The thread count, as sessions take it.

@@ -23,7 +23,7 @@ pub(super) struct Plan {
     /// The steps on the CPU, in order; none for a graph that is planned for each input shape.
     steps: Option<Vec<PlannedStep>>,
     /// For each target, the kernels that could run its steps.
-    kernels: Vec<TacticTable>,
+    pub(super) kernels: Vec<TacticTable>,
     /// Why the CPU's are not among them.
     not_timed: Option<String>,
     /// The slots of a run's memory on the CPU.

@@ -18,7 +18,7 @@ use crate::arch::Arch;
 use crate::driver::{CudaError, LaunchConfig, TensorMapDesc};
 use crate::nvrtc::{Compiled, Nvrtc, Source};
 
-pub use gemm::Tactic;
+pub use gemm::{Tactic, Tactics};
 pub(crate) use source::fingerprint;
 
 /// A kernel: a source and the macros that specialise it. The entry point has the name of the file.

@@ -1,20 +1,21 @@
 //! Making a plan from a graph.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bertha_compile::Precision;
 use bertha_graph::Graph;
 use bytes::Bytes;
 
 use super::case::Lowered;
-use super::{CudaPlan, PlanError, weights};
+use super::{CudaPlan, PlanError, base_setting, everywhere, weights};
 use crate::arch::Arch;
-use crate::driver::CudaError;
+use crate::driver::{CudaError, Device};
 use crate::kernels::{KernelSpec, Setting};
 use crate::nvrtc::Nvrtc;
-use crate::program::{LowerError, UnsupportedNode};
+use crate::program::{LowerError, UnsupportedNode, is_ragged};
+use crate::tune::{self, CardKey, TimingCache};
 
 pub(super) fn build(
     graph: &Graph,
@@ -29,6 +30,35 @@ pub(super) fn build(
     let weights: Result<Vec<Bytes>, LowerError> =
         program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect();
     Ok(CudaPlan { arch, precision, multiprocessors, program, graph: base, cubins, weights: weights? })
+}
+
+pub(super) fn build_timed(
+    graph: &Graph,
+    device: &Device,
+    precision: Precision,
+    cache: &mut TimingCache,
+) -> Result<CudaPlan, PlanError> {
+    let (arch, multiprocessors) = (Arch::of(device)?, device.multiprocessors);
+    let settings = everywhere(arch, multiprocessors);
+    // Its shapes come with the inputs: there is no bucket to time.
+    if !is_ragged(graph) {
+        return build(graph, arch, precision, multiprocessors, &settings);
+    }
+    let mut lowered = checked(graph, arch, precision)?;
+    let card = CardKey::of(device)?;
+    let mut kernels = lowered.kernels_in(&settings);
+    kernels.extend(tune::kernels(&lowered.program, base_setting(arch, multiprocessors), (cache, &card)));
+    let cubins = compile_all(&kernels, arch)?;
+    let program = lowered.program.clone();
+    let weights: Result<Vec<Bytes>, LowerError> =
+        program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect();
+    let mut plan =
+        CudaPlan { arch, precision, multiprocessors, program, graph: None, cubins, weights: weights? };
+    lowered.program.tactics = tune::tune(device, Arc::new(plan.clone()), cache)?;
+    let needed: BTreeSet<String> = lowered.kernels_in(&settings).iter().map(ToString::to_string).collect();
+    plan.program = lowered.program;
+    plan.cubins.retain(|kernel, _| needed.contains(kernel));
+    Ok(plan)
 }
 
 /// Lowers the graph if the architecture has the precision, and shared memory for every step.

@@ -11,17 +11,19 @@ mod weights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bertha_compile::Precision;
+use bertha_compile::{Precision, TacticTable};
 use bertha_graph::Graph;
 use bytes::Bytes;
 
 pub(crate) use case::{Case, Constant};
-pub use stored::{StoredCubin, StoredPlan, StoredWeight};
+pub use stored::{StoredCubin, StoredPlan, StoredTactic, StoredWeight};
 
 use crate::arch::Arch;
-use crate::driver::{CudaError, LaunchConfig};
+use crate::driver::{CudaError, Device, LaunchConfig};
 use crate::kernels::{KernelSpec, MOST_ROWS_TO_CHOOSE_BY, Setting, buckets};
 use crate::program::{LowerError, Program};
+use crate::session::RunError;
+use crate::tune::{self, CardKey, TimingCache};
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum PlanError {
         /// What does not fit.
         why: String,
     },
+    /// Kernels could not be timed.
+    #[error("timing kernels: {0}")]
+    Timing(Box<RunError>),
     /// A stored plan does not fit its graph or itself.
     #[error("the CUDA plan {target}: {why}")]
     Stored {
@@ -46,6 +51,12 @@ pub enum PlanError {
         /// What does not fit.
         why: String,
     },
+}
+
+impl From<RunError> for PlanError {
+    fn from(error: RunError) -> Self {
+        PlanError::Timing(Box::new(error))
+    }
 }
 
 /// A program with its machine code and weights, for one architecture and precision.
@@ -78,6 +89,26 @@ impl CudaPlan {
     ) -> Result<Self, PlanError> {
         let multiprocessors = multiprocessors.unwrap_or(arch.typical_multiprocessors());
         build::build(graph, arch, precision, multiprocessors, &everywhere(arch, multiprocessors))
+    }
+
+    /// As [`Self::build`] for a card at hand, with kernels for linear layers chosen by timing them there. `cache` spares what
+    /// it has times for, and takes what was timed.
+    ///
+    /// # Errors
+    /// As for [`Self::build`], and when the card refuses.
+    pub fn build_timed(
+        graph: &Graph,
+        device: &Device,
+        precision: Precision,
+        cache: &mut TimingCache,
+    ) -> Result<Self, PlanError> {
+        build::build_timed(graph, device, precision, cache)
+    }
+
+    /// The kernels that its linear layers could run on, a table for each bucket of tokens, with the times that the cache has
+    /// for the card, or else estimates.
+    pub fn tactics(&self, known: Option<(&TimingCache, &CardKey)>) -> Vec<TacticTable> {
+        tune::describe(&self.program, base_setting(self.arch, self.multiprocessors), known)
     }
 
     /// As [`Self::build`], with the kernels for batches like these alone, each given as numbers of tokens and sequences

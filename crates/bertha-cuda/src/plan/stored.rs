@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::build::checked;
 use super::case::Lowered;
-use super::{CudaPlan, PlanError, everywhere, target_name, weights};
+use super::{CudaPlan, PlanError, base_setting, everywhere, target_name, weights};
 use crate::arch::Arch;
 use crate::elf;
-use crate::kernels::fingerprint;
+use crate::kernels::{Tactic, fingerprint};
 use crate::program::{WeightForm, WeightPlan};
+use crate::tune;
 
 /// The list of a plan's parts. Offsets and lengths are in bytes of the blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,10 +28,25 @@ pub struct StoredPlan {
     pub multiprocessors: usize,
     /// A hash of the kernels' sources, in hexadecimal: another version of Bertha chooses and compiles anew.
     pub sources: String,
+    /// Kernels that timing chose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tactics: Vec<StoredTactic>,
     /// Machine code.
     pub cubins: Vec<StoredCubin>,
     /// Weights.
     pub weights: Vec<StoredWeight>,
+}
+
+/// The tactic that timing chose for layers of one kind in one bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredTactic {
+    /// What the layers are.
+    pub layer: String,
+    /// Tokens of the bucket.
+    pub tokens: usize,
+    /// What they run on.
+    pub tactic: Tactic,
 }
 
 /// Machine code of one kernel.
@@ -83,11 +99,17 @@ impl CudaPlan {
             let (offset, length) = place(bytes);
             weights.push(StoredWeight { name: plan.name.clone(), form: plan.form.clone(), offset, length });
         }
+        let tactics = self.program.tactics.iter().map(|(layer, tokens, tactic)| StoredTactic {
+            layer: layer.to_owned(),
+            tokens,
+            tactic,
+        });
         let stored = StoredPlan {
             arch: self.arch,
             precision: self.precision,
             multiprocessors: self.multiprocessors,
             sources: format!("{:016x}", fingerprint()),
+            tactics: tactics.collect(),
             cubins,
             weights,
         };
@@ -100,7 +122,7 @@ impl CudaPlan {
     /// [`PlanError::Stored`] when anything does not fit: the graph's program needs a kernel or weight that is not there,
     /// a part lies outside of the blob, a weight has another size than the graph says, or machine code is none.
     pub fn from_stored(graph: &Graph, stored: StoredPlan, blob: &Bytes) -> Result<Self, PlanError> {
-        let StoredPlan { arch, precision, multiprocessors, sources, cubins, weights } = stored;
+        let StoredPlan { arch, precision, multiprocessors, sources, tactics, cubins, weights } = stored;
         let wrong = |why: String| PlanError::Stored { target: target_name(arch, precision), why };
         if sources != format!("{:016x}", fingerprint()) {
             return Err(wrong("it was made from other kernels than this version of Bertha has".into()));
@@ -109,7 +131,9 @@ impl CudaPlan {
         if !(1..=4096).contains(&multiprocessors) {
             return Err(wrong(format!("it was made for a card of {multiprocessors} multiprocessors")));
         }
-        let lowered = checked(graph, arch, precision)?;
+        let mut lowered = checked(graph, arch, precision)?;
+        let tactics = tactics.into_iter().map(|one| (one.layer, one.tokens, one.tactic));
+        tune::take(&mut lowered.program, base_setting(arch, multiprocessors), tactics).map_err(wrong)?;
         let part = |offset: u64, length: u64, what: &str| {
             slice(blob, offset, length).ok_or_else(|| {
                 wrong(format!("{what} lies outside of the {} bytes that are there", blob.len()))

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use bertha_graph::{DType, Dim, Shape, TensorType};
 
-use super::stored::{StoredPlan, StoredWeight};
+use super::stored::{StoredPlan, StoredTactic, StoredWeight};
 use super::*;
 use crate::models::{EncoderConfig, Head};
 use crate::program::lower;
@@ -246,4 +246,37 @@ fn a_plan_holds_the_kernels_of_every_batch() {
             }
         }
     }
+}
+
+#[test]
+fn choices_of_tactics_are_kept_and_illegal_ones_refused() {
+    let graph = graph();
+    let mut plan = plan(&graph);
+    let base = base_setting(Arch::Sm90a, 132);
+    let tactic = crate::kernels::Tactic::GemmSm90a { columns: 128, defer: false };
+    let layer = plan.tactics(None)[0].steps[0].step.clone();
+    let choice = (layer, 32, tactic);
+    crate::tune::take(&mut plan.program, base, std::iter::once(choice)).unwrap();
+    let mut lowered = build::checked(&graph, Arch::Sm90a, Precision::F16).unwrap();
+    lowered.program = plan.program.clone();
+    let kernels = lowered.kernels_in(&everywhere(Arch::Sm90a, 132));
+    plan.cubins = kernels.iter().map(|kernel| (kernel.to_string(), image())).collect();
+    let (list, blob) = stored(&plan);
+    assert_eq!(list.tactics.len(), 1);
+    let text = serde_json::to_string(&list).unwrap();
+    let read = CudaPlan::from_stored(&graph, serde_json::from_str(&text).unwrap(), &blob).unwrap();
+    assert_eq!(read.program.tactics, plan.program.tactics);
+    assert_ne!(read.program.launches(&base), self::plan(&graph).program.launches(&base));
+
+    let refuse = |change: &dyn Fn(&mut StoredTactic), what: &str| {
+        let mut list = list.clone();
+        change(&mut list.tactics[0]);
+        let error = CudaPlan::from_stored(&graph, list, &blob).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refuse(&|one| one.tokens += 1, "tokens");
+    refuse(&|one| one.layer.push('x'), "no layer");
+    let unknown = crate::kernels::Tactic::GemmSmallSm90a { tokens: 7, split: 5 };
+    refuse(&|one| one.tactic = unknown, "7 tokens");
+    refuse(&|one| one.tactic = crate::kernels::Tactic::GemmF32 { rows: 32, columns: 32 }, "gemm_f32");
 }

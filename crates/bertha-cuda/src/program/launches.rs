@@ -49,7 +49,7 @@ impl Program {
                 let output_f32 = self.tensors[*y].storage == Storage::F32;
                 row::layer_norm(storage, [*x, *y], norm, *width, *rows, output_f32, setting)
             }
-            CudaStep::Linear(linear) => gemm::launch(storage, linear, setting),
+            CudaStep::Linear(linear) => gemm::launch(storage, linear, setting, &self.tactics),
             CudaStep::Attention(step) => attention::launch(storage, step, setting),
             CudaStep::Pool { kind, x, y, width } => {
                 let output_f32 = self.tensors[*y].storage == Storage::F32;

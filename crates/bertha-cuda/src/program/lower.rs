@@ -20,7 +20,7 @@ use super::{
 use crate::arch::Arch;
 use crate::kernels::attention::takes_head_dim;
 use crate::kernels::row::{MOST_TABLES, WIDEST_ROW};
-use crate::kernels::{Rows, Setting};
+use crate::kernels::{Rows, Setting, Tactics};
 
 /// Lowers `graph` in a precision for an architecture. The same graph gives the same program, index for index.
 pub(crate) fn lower(graph: &Graph, precision: Precision, arch: Arch) -> Result<Program, LowerError> {
@@ -567,7 +567,8 @@ impl<'a> Lowering<'a> {
         self.link_weights();
         mark_needed(&mut self.steps, &outputs, self.tensors.len(), &self.views);
         let Lowering { steps, tensors, weights, storage, dense, .. } = self;
-        Ok(Program { steps, tensors, weights, outputs, arena, storage, dense })
+        let tactics = Tactics::default();
+        Ok(Program { steps, tensors, weights, outputs, arena, storage, dense, tactics })
     }
 
     /// Tells each layer which weight comes next.

@@ -26,7 +26,7 @@ pub use step::{
     Attention, CudaStep, DeferredNorm, Embedding, Linear, Lookup, NextWeight, Norm, NormOf, RelativeBias,
 };
 
-use crate::kernels::KernelSpec;
+use crate::kernels::{KernelSpec, Tactics};
 
 /// The type of a tensor's elements in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,6 +125,8 @@ pub struct Program {
     pub storage: Storage,
     /// The inputs of a dense graph; `None` for ragged ones.
     pub dense: Option<Dense>,
+    /// Tactics that timing chose; layers without one follow the rule.
+    pub tactics: Tactics,
 }
 
 /// One step of a program.

@@ -1,7 +1,7 @@
 //! A program's launches with addresses, and the graph that they were captured into.
 
 use crate::driver::{Arg, CudaError, Graph, Kernel, LaunchConfig, Stream};
-use crate::kernels::{LaunchArg, Operand, Rows, Setting};
+use crate::kernels::{Launch, LaunchArg, Operand, Rows, Setting};
 use crate::model::CudaModel;
 use crate::program::{Input, Place, Program};
 
@@ -68,7 +68,7 @@ impl<L: Parts> Captured<L> {
         slots: &[usize],
         wanted: u64,
     ) -> Result<Self, CudaError> {
-        let Bases { stream, model, program, inputs, arena, .. } = bases;
+        let Bases { stream, program, inputs, arena, .. } = bases;
         let place = |place: Place| match place {
             Place::Input(input) => inputs + layout.offset(Part::Input(input)) as u64,
             Place::Given(input) => inputs + layout.offset(Part::Given(input)) as u64,
@@ -82,10 +82,7 @@ impl<L: Parts> Captured<L> {
             if step.needed_by & wanted == 0 {
                 continue;
             }
-            let kernel = model.kernel(&launch)?;
-            let args: Result<Vec<Arg>, CudaError> =
-                launch.args.iter().map(|arg| addresses.bind(arg)).collect();
-            launches.push(Bound { step: index, kernel, config: launch.config, args: args? });
+            launches.push(addresses.bind(index, &launch)?);
         }
         let graph = stream.capture(|| {
             launches.iter().try_for_each(|launch| {
@@ -98,13 +95,26 @@ impl<L: Parts> Captured<L> {
         Ok(Captured { graph, layout, launches, tensors })
     }
 
+    /// Other launches of the program's steps, for the same capacity.
+    pub(super) fn bind(&self, bases: Bases<'_>, launches: &[Launch]) -> Result<Vec<Bound>, CudaError> {
+        let addresses = Addresses { bases, layout: &self.layout, tensors: &self.tensors };
+        launches.iter().enumerate().map(|(index, launch)| addresses.bind(index, launch)).collect()
+    }
+
     pub(super) fn tensor_address(&self, index: usize) -> u64 {
         self.tensors[index]
     }
 }
 
 impl<L: Parts> Addresses<'_, L> {
-    fn bind(&self, arg: &LaunchArg) -> Result<Arg, CudaError> {
+    /// Loads the kernel of a launch of a step and resolves its arguments.
+    fn bind(&self, step: usize, launch: &Launch) -> Result<Bound, CudaError> {
+        let kernel = self.bases.model.kernel(launch)?;
+        let args: Result<Vec<Arg>, CudaError> = launch.args.iter().map(|arg| self.argument(arg)).collect();
+        Ok(Bound { step, kernel, config: launch.config, args: args? })
+    }
+
+    fn argument(&self, arg: &LaunchArg) -> Result<Arg, CudaError> {
         Ok(match arg {
             LaunchArg::Address(operand) => Arg::Pointer(self.of(*operand)),
             LaunchArg::AddressAt(operand, bytes) => Arg::Pointer(self.of(*operand) + bytes),

@@ -8,6 +8,7 @@ mod batch;
 mod capture;
 mod dense;
 mod profile;
+mod timing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

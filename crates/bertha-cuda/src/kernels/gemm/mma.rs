@@ -1,6 +1,6 @@
 //! `gemm_mma.cu`: 16-bit products by warp instructions, for every shape and architecture.
 
-use super::{Tactic, Tile, activation_number, best_tile};
+use super::{Tactic, Tile, activation_number, best_tile, layer_time, tiles_worth_timing};
 use crate::arch::Arch;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -43,6 +43,16 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
     let (rows, multiprocessors) = (setting.rows_to_choose_by(linear.rows), setting.planned_multiprocessors);
     let (tile, _) = best_tile(&tiles(setting.arch), rows, linear.n, multiprocessors)?;
     Some(Tactic::GemmMma { rows: tile.rows, columns: tile.columns })
+}
+
+pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
+    let tactic = |tile: Tile| Tactic::GemmMma { rows: tile.rows, columns: tile.columns };
+    tiles_worth_timing(&tiles(setting.arch), linear, setting).into_iter().map(tactic).collect()
+}
+
+pub(super) fn estimate(size: (usize, usize), linear: &Linear, setting: &Setting) -> Option<f64> {
+    let (tile, _) = tiles(setting.arch).into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size)?;
+    Some(layer_time(&tile, linear, setting))
 }
 
 pub(super) fn launch(

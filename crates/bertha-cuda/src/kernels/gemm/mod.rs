@@ -5,6 +5,7 @@
 //! can run a layer runs it, so the list goes from the special to the general. A new kernel is one file here, one variant of
 //! [`Tactic`], and an arm in each `match` below.
 
+mod choice;
 mod f32;
 mod mma;
 mod sm90a;
@@ -17,6 +18,9 @@ use super::row::STATS_COLUMNS;
 use super::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::arch::Arch;
 use crate::program::{DeferredNorm, Linear, NormOf, Storage};
+
+pub use choice::Tactics;
+pub(crate) use choice::layer_name;
 
 /// A kernel for a linear layer, and the sizes that tell its variants apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,7 +69,7 @@ impl Tactic {
     }
 
     /// How the layer is launched with this tactic; `None` when it cannot be.
-    fn launch(self, storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
+    pub(crate) fn launch(self, storage: Storage, linear: &Linear, setting: &Setting) -> Option<Launch> {
         let knows_norms = matches!(self, Tactic::GemmSm90a { .. } | Tactic::GemmSmallSm90a { .. });
         if !knows_norms && (linear.norm.is_some() || linear.stats.is_some()) {
             return None;
@@ -81,8 +85,12 @@ impl Tactic {
     }
 }
 
-/// The launch of a layer.
-pub(crate) fn launch(storage: Storage, linear: &Linear, setting: &Setting) -> Launch {
+/// The launch of a layer, with the tactic that was chosen for it, or else the rule's.
+pub(crate) fn launch(storage: Storage, linear: &Linear, setting: &Setting, tactics: &Tactics) -> Launch {
+    let chosen = tactics.get(storage, linear, setting);
+    if let Some(launch) = chosen.and_then(|tactic| tactic.launch(storage, linear, setting)) {
+        return launch;
+    }
     let tactic = Tactic::by_rule(storage, linear, setting);
     let found = tactic.and_then(|tactic| tactic.launch(storage, linear, setting));
     // The SIMT kernel's smallest tile fits every shape and architecture.
@@ -167,12 +175,29 @@ fn best_tile<T: Copy>(
     columns: usize,
     multiprocessors: usize,
 ) -> Option<(Tile, T)> {
-    let time = |tile: &Tile| {
-        let tiles = rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);
-        let waves = tiles.div_ceil(multiprocessors.max(1));
-        waves as f64 * (tile.rows * tile.columns) as f64 / tile.efficiency
-    };
+    let time = |tile: &Tile| tile_time(tile, rows, columns, multiprocessors);
     candidates.iter().copied().min_by(|(a, _), (b, _)| time(a).total_cmp(&time(b)))
+}
+
+/// What [`best_tile`] compares.
+fn tile_time(tile: &Tile, rows: usize, columns: usize, multiprocessors: usize) -> f64 {
+    let tiles = rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);
+    let waves = tiles.div_ceil(multiprocessors.max(1));
+    waves as f64 * (tile.rows * tile.columns) as f64 / tile.efficiency
+}
+
+/// As [`tile_time`], for a layer in a setting.
+fn layer_time(tile: &Tile, linear: &Linear, setting: &Setting) -> f64 {
+    let rows = setting.rows_to_choose_by(linear.rows);
+    tile_time(tile, rows, linear.n, setting.planned_multiprocessors)
+}
+
+/// The tiles whose times are near the best one's by estimate.
+fn tiles_worth_timing<T: Copy>(tiles: &[(Tile, T)], linear: &Linear, setting: &Setting) -> Vec<Tile> {
+    let times = tiles.iter().map(|(tile, _)| (*tile, layer_time(tile, linear, setting)));
+    let times: Vec<(Tile, f64)> = times.collect();
+    let best = times.iter().map(|(_, time)| *time).fold(f64::INFINITY, f64::min);
+    times.into_iter().filter(|(_, time)| *time <= choice::WORTH_TIMING * best).map(|(tile, _)| tile).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `gemm_sm90a.cu`: many tokens on Hopper.
 
-use super::{Tactic, Tile, activation_number, best_tile, fits_sm90a, norm_arguments};
+use super::{
+    Tactic, Tile, activation_number, best_tile, fits_sm90a, layer_time, norm_arguments, tiles_worth_timing,
+};
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -68,6 +70,26 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
         && tiles(rows, linear, columns) > 2 * setting.planned_multiprocessors
         && can_defer(columns, linear);
     Some(Tactic::GemmSm90a { columns, defer })
+}
+
+/// Those that finish tiles at the end, and, where tiles are wide, those that do so between the products of the next.
+pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
+    let rows = setting.rows_to_choose_by(linear.rows);
+    // One row of tiles leaves most of the card idle with wide ones.
+    let most = if rows <= TILE_M { 64 } else { WIDEST };
+    let forms = |tile: Tile| {
+        let columns = tile.columns;
+        let may_defer = columns == WIDEST && tiles(rows, linear, columns) > setting.planned_multiprocessors;
+        let deferred = may_defer.then_some(Tactic::GemmSm90a { columns, defer: true });
+        [Some(Tactic::GemmSm90a { columns, defer: false }), deferred].into_iter().flatten()
+    };
+    let tiles = tiles_worth_timing(&TILES, linear, setting).into_iter();
+    tiles.filter(|tile| tile.columns <= most).flat_map(forms).collect()
+}
+
+pub(super) fn estimate(tile_n: usize, linear: &Linear, setting: &Setting) -> Option<f64> {
+    let (tile, _) = TILES.iter().find(|(_, columns)| *columns == tile_n)?;
+    Some(layer_time(tile, linear, setting))
 }
 
 pub(super) fn launch(

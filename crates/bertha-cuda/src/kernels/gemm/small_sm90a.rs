@@ -16,6 +16,8 @@ const SPLITS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 const MOST_TOKENS: usize = 256;
 const MOST_TOKENS_NARROW: usize = 384;
 const NARROW: usize = 1024;
+/// Tokens up to which it is worth timing beside the other.
+const MOST_TIMED_TOKENS: usize = 512;
 
 /// Rows up to which weights are not asked into the L2 ahead of the next layer, when they are smaller than this: its own
 /// blocks start early enough then (measured on an H100).
@@ -105,6 +107,29 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
     }
     let (tokens, split) = tile_and_split(rows, linear, setting.planned_multiprocessors);
     shape((tokens, split), linear).stages(linear, setting).map(|_| Tactic::GemmSmallSm90a { tokens, split })
+}
+
+/// Tiles that hold the batch in few whole parts, and splits of K with which the blocks keep a third of the card busy at least
+/// and all run at once.
+pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
+    let rows = setting.rows(linear.rows);
+    if rows > MOST_TIMED_TOKENS {
+        return Vec::new();
+    }
+    let multiprocessors = setting.planned_multiprocessors;
+    let whole = TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(MOST_TOKENS);
+    let mut found = Vec::new();
+    let is_fit = |tokens: &usize| *tokens <= whole && rows.is_multiple_of(*tokens) && rows / tokens <= 4;
+    for tokens in TOKENS.into_iter().filter(is_fit) {
+        let across = linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
+        for split in SPLITS {
+            let blocks = split * across;
+            if 3 * blocks >= multiprocessors && blocks <= multiprocessors {
+                found.push(Tactic::GemmSmallSm90a { tokens, split });
+            }
+        }
+    }
+    found
 }
 
 pub(super) fn launch(

@@ -40,7 +40,7 @@ fn every_layer_has_a_launch_that_fits_every_card_and_covers_its_rows() {
             for (n, k) in SHAPES {
                 for tokens in buckets::token_buckets() {
                     let setting = Setting { tokens, ..Setting::typical(arch) };
-                    let launch = launch(storage, &layer(n, k), &setting);
+                    let launch = launch(storage, &layer(n, k), &setting, &Tactics::default());
                     let what = format!("{arch} {n}x{k} {tokens} {}", launch.kernel);
                     assert!(launch.config.shared_bytes as usize <= arch.shared_bytes(), "{what}");
                     assert!(launch.config.block <= 1024 && launch.config.block.is_multiple_of(32), "{what}");
@@ -63,7 +63,7 @@ fn every_layer_has_a_launch_that_fits_every_card_and_covers_its_rows() {
 fn hopper_takes_its_own_kernels_for_what_they_can_do() {
     let entry = |tokens, n, k| {
         let setting = Setting { tokens, ..Setting::typical(Arch::Sm90a) };
-        launch(Storage::F16, &layer(n, k), &setting).kernel.entry
+        launch(Storage::F16, &layer(n, k), &setting, &Tactics::default()).kernel.entry
     };
     assert_eq!(entry(32, 768, 768), "gemm_small_sm90a");
     assert_eq!(entry(4224, 2304, 768), "gemm_sm90a");

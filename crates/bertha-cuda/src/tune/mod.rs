@@ -1,0 +1,315 @@
+//! Choosing tactics by timing them on the card.
+//!
+//! Each linear layer of the model is timed by itself in each bucket of tokens, with each candidate that the cache has no
+//! time for: all layers of one kind in a row, each with its own weights, on a session's memory. The fastest few are then
+//! tried in place, in the whole model: what is fast alone may hold up its neighbours, so only what shortens a run is kept.
+
+mod cache;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bertha_compile::{StepTactics, TacticTable};
+
+pub use cache::{CardKey, TimingCache};
+
+use crate::driver::Device;
+use crate::kernels::gemm::{self, layer_name};
+use crate::kernels::{KernelSpec, Launch, Rows, Setting, Tactic, buckets};
+use crate::model::CudaModel;
+use crate::plan::{CudaPlan, PlanError};
+use crate::program::{CudaStep, Input, Linear, Place, Program};
+use crate::session::{CudaSession, RaggedInputs};
+
+/// Candidates of a layer that are tried in place, the fastest alone first.
+const TRIED: usize = 3;
+/// By how much a whole run must become shorter for another tactic; less is noise.
+const GAIN: f64 = 0.995;
+
+/// The layers of a program that are alike, and a setting.
+struct Group {
+    layer: String,
+    setting: Setting,
+    /// Indices of the steps.
+    steps: Vec<usize>,
+    candidates: Vec<Tactic>,
+}
+
+impl Group {
+    /// By what choices name the bucket.
+    fn tokens(&self) -> usize {
+        self.setting.rows_to_choose_by(Rows::Tokens)
+    }
+
+    /// The candidates with their times in microseconds, the fastest first; those that were not timed are last.
+    fn by_time(&self, cache: &TimingCache, card: &CardKey) -> Vec<(Tactic, f64)> {
+        let time =
+            |tactic: Tactic| cache.get(card, &self.layer, self.tokens(), tactic).unwrap_or(f64::INFINITY);
+        let mut timed: Vec<(Tactic, f64)> =
+            self.candidates.iter().map(|tactic| (*tactic, time(*tactic))).collect();
+        timed.sort_by(|a, b| a.1.total_cmp(&b.1));
+        timed
+    }
+}
+
+/// Groups of layers over tokens by what they are, in each bucket of tokens.
+fn groups(program: &Program, base: Setting) -> Vec<Group> {
+    let mut found: Vec<Group> = Vec::new();
+    // What comes of a dense graph has the rows of its inputs' shapes, and no buckets.
+    if program.dense.is_some() {
+        return found;
+    }
+    let length = length(program);
+    for tokens in buckets::token_buckets() {
+        let setting = base.for_batch(tokens, tokens.div_ceil(length), length.min(tokens));
+        let mut at: BTreeMap<String, usize> = BTreeMap::new();
+        for (step, linear) in linears(program) {
+            let layer = layer_name(program.storage, linear);
+            if let Some(group) = at.get(&layer).and_then(|index| found.get_mut(*index)) {
+                group.steps.push(step);
+                continue;
+            }
+            at.insert(layer.clone(), found.len());
+            let candidates = Tactic::candidates(program.storage, linear, &setting);
+            found.push(Group { layer, setting, steps: vec![step], candidates });
+        }
+    }
+    found
+}
+
+fn linears(program: &Program) -> impl Iterator<Item = (usize, &Linear)> {
+    program.steps.iter().enumerate().filter_map(|(index, step)| match &step.step {
+        CudaStep::Linear(linear) if linear.rows == Rows::Tokens => Some((index, linear)),
+        _ => None,
+    })
+}
+
+/// The tactics of the program's linear layers over tokens, a table for each bucket, with the times that are known for the
+/// card, or else the rules' estimates.
+pub(crate) fn describe(
+    program: &Program,
+    base: Setting,
+    known: Option<(&TimingCache, &CardKey)>,
+) -> Vec<TacticTable> {
+    let mut tables: Vec<TacticTable> = Vec::new();
+    for group in groups(program, base) {
+        let Some(CudaStep::Linear(linear)) = group.steps.first().map(|step| &program.steps[*step].step)
+        else {
+            continue;
+        };
+        let tokens = group.setting.tokens;
+        let rule = group.candidates.first().copied();
+        let chosen = program.tactics.get(program.storage, linear, &group.setting).or(rule);
+        let tactic = |tactic: &Tactic| {
+            let us = known.and_then(|(cache, card)| cache.get(card, &group.layer, group.tokens(), *tactic));
+            let estimate = || tactic.estimate(program.storage, linear, &group.setting);
+            bertha_compile::Tactic {
+                kernel: tactic.to_string(),
+                seconds: us.map(|us| us * 1e-6).or_else(estimate),
+                estimate: us.is_none(),
+                chosen: Some(*tactic) == chosen,
+                note: String::new(),
+            }
+        };
+        let step = StepTactics {
+            step: group.layer.clone(),
+            nodes: group.steps.iter().map(|step| program.steps[*step].node.clone()).collect(),
+            flops: 2.0 * (tokens * linear.n * linear.k) as f64,
+            tactics: group.candidates.iter().map(tactic).collect(),
+        };
+        let batch = format!("batches of up to {tokens} tokens");
+        match tables.last_mut().filter(|table| table.batch == batch) {
+            Some(table) => table.steps.push(step),
+            None => tables.push(TacticTable { target: base.arch.to_string(), batch, steps: vec![step] }),
+        }
+    }
+    tables
+}
+
+/// The kernels that [`tune`] launches besides those of the rule: all candidates of the layers that have to be timed, and
+/// those that are tried in place of the others.
+pub(crate) fn kernels(
+    program: &Program,
+    base: Setting,
+    (cache, card): (&TimingCache, &CardKey),
+) -> BTreeSet<KernelSpec> {
+    let mut kernels = BTreeSet::new();
+    for group in groups(program, base) {
+        let mut needed = group.by_time(cache, card);
+        if needed.iter().all(|(_, us)| us.is_finite()) {
+            needed.truncate(TRIED);
+        }
+        for (tactic, _) in needed {
+            kernels
+                .extend(launches(program, &group, tactic).into_iter().flatten().map(|launch| launch.kernel));
+        }
+    }
+    kernels
+}
+
+/// Takes tactics that were chosen before, each for a layer and the tokens of a bucket.
+///
+/// # Errors
+/// The first choice that the program has no such layer for, or that cannot be launched.
+pub(crate) fn take(
+    program: &mut Program,
+    base: Setting,
+    choices: impl Iterator<Item = (String, usize, Tactic)>,
+) -> Result<(), String> {
+    let mut choices = choices.peekable();
+    if choices.peek().is_none() {
+        return Ok(());
+    }
+    let groups = groups(program, base);
+    for (layer, tokens, tactic) in choices {
+        let is_meant = |group: &&Group| group.layer == layer && group.tokens() == tokens;
+        let found = groups.iter().find(is_meant).and_then(|group| launches(program, group, tactic));
+        if found.is_none() {
+            return Err(format!("no layer `{layer}` at {tokens} tokens runs with {tactic}"));
+        }
+        program.tactics.choose(&layer, tokens, tactic);
+    }
+    Ok(())
+}
+
+/// The launches of a group's layers with a tactic.
+fn launches(program: &Program, group: &Group, tactic: Tactic) -> Option<Vec<Launch>> {
+    let steps = group.steps.iter().map(|step| match &program.steps[*step].step {
+        CudaStep::Linear(linear) => tactic.launch(program.storage, linear, &group.setting),
+        _ => None,
+    });
+    steps.collect()
+}
+
+/// Tokens of a sequence in the batches that are timed: 128, where the model takes so many.
+fn length(program: &Program) -> usize {
+    let longest = program.steps.iter().filter_map(|step| match &step.step {
+        CudaStep::Attention(attention) => attention.relative.map(|relative| relative.longest),
+        _ => None,
+    });
+    longest.fold(128, usize::min).max(1)
+}
+
+/// A batch that fills a bucket.
+struct Batch {
+    inputs: [Vec<i32>; 3],
+    cu_seqlens: Vec<i32>,
+}
+
+impl Batch {
+    fn new(program: &Program, tokens: usize) -> Self {
+        let mut rows = [i32::MAX as usize; 3];
+        for step in &program.steps {
+            let CudaStep::Embedding(embedding) = &step.step else { continue };
+            for lookup in &embedding.lookups {
+                let place = program.tensors[lookup.ids].place;
+                if let Some(at) = INPUTS.iter().position(|input| place == Place::Input(*input)) {
+                    rows[at] = rows[at].min(lookup.rows);
+                }
+            }
+        }
+        // Ids all over the tables, so that no two tokens are alike.
+        let inputs = rows.map(|rows| (0..tokens).map(|token| (token * 7919 % rows.max(1)) as i32).collect());
+        let starts = (0..tokens).step_by(length(program)).chain([tokens]);
+        Batch { inputs, cu_seqlens: starts.map(|start| start as i32).collect() }
+    }
+
+    fn inputs(&self) -> RaggedInputs<'_> {
+        let [input_ids, token_type_ids, position_ids] = &self.inputs;
+        RaggedInputs { input_ids, token_type_ids, position_ids, cu_seqlens: &self.cu_seqlens }
+    }
+}
+
+const INPUTS: [Input; 3] = [Input::InputIds, Input::TokenTypeIds, Input::PositionIds];
+
+/// Times what the cache lacks, and chooses tactics for a plan that holds the kernels of [`kernels`].
+///
+/// # Errors
+/// When the card refuses. What was timed before stays in the cache.
+pub(crate) fn tune(
+    device: &Device,
+    plan: Arc<CudaPlan>,
+    cache: &mut TimingCache,
+) -> Result<gemm::Tactics, PlanError> {
+    let card = CardKey::of(device)?;
+    let model = Arc::new(CudaModel::new(device.clone(), plan)?);
+    let mut session = model.session()?;
+    let mut program = model.program().clone();
+    let mut all = groups(&program, model.base_setting());
+    while !all.is_empty() {
+        // The groups of one bucket follow each other.
+        let setting = all[0].setting;
+        let others = all.iter().position(|group| group.setting != setting).unwrap_or(all.len());
+        let bucket: Vec<Group> = all.drain(..others).collect();
+        let batch = Batch::new(&program, setting.tokens);
+        let mut timer = Timer { session: &mut session, batch: batch.inputs(), card: &card, cache };
+        timer.alone(&program, &bucket)?;
+        timer.in_place(&mut program, &bucket)?;
+    }
+    Ok(program.tactics)
+}
+
+struct Timer<'a> {
+    session: &'a mut CudaSession,
+    batch: RaggedInputs<'a>,
+    card: &'a CardKey,
+    cache: &'a mut TimingCache,
+}
+
+impl Timer<'_> {
+    /// Times each candidate that the cache has no time for.
+    fn alone(&mut self, program: &Program, bucket: &[Group]) -> Result<(), PlanError> {
+        for group in bucket.iter().filter(|group| group.candidates.len() > 1) {
+            let tokens = group.tokens();
+            let timed = group.by_time(self.cache, self.card);
+            let new: Vec<Tactic> =
+                timed.iter().filter(|(_, us)| us.is_infinite()).map(|(tactic, _)| *tactic).collect();
+            if new.is_empty() {
+                continue;
+            }
+            // What was timed before has written over the tensors.
+            self.session.settle(&self.batch)?;
+            for tactic in new {
+                let Some(launches) = launches(program, group, tactic) else { continue };
+                let seconds = self.session.time(&self.batch, &launches)? / launches.len() as f64;
+                tracing::debug!("{} at {tokens} tokens, {tactic}: {:.2} us", group.layer, seconds * 1e6);
+                self.cache.put(self.card, &group.layer, tokens, (tactic, seconds * 1e6));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries the fastest candidates of each layer in the whole model, and keeps what makes a run shorter.
+    fn in_place(&mut self, program: &mut Program, bucket: &[Group]) -> Result<(), PlanError> {
+        let Some(setting) = bucket.first().map(|group| group.setting) else { return Ok(()) };
+        if bucket.iter().all(|group| group.candidates.len() < 2) {
+            return Ok(());
+        }
+        self.session.settle(&self.batch)?;
+        let by_rule = program.launches(&setting);
+        let tokens = setting.rows_to_choose_by(Rows::Tokens);
+        for group in bucket.iter().filter(|group| group.candidates.len() > 1) {
+            let rule = group.candidates.first().copied();
+            let tried =
+                group.by_time(self.cache, self.card).into_iter().take(TRIED).map(|(tactic, _)| tactic);
+            for tactic in tried.filter(|tactic| Some(*tactic) != rule) {
+                let before = program.tactics.clone();
+                // Both within the same moment: a card's clock goes up and down with what it has done before.
+                let best = self.session.time(&self.batch, &program.launches(&setting))?;
+                program.tactics.choose(&group.layer, tokens, tactic);
+                let seconds = self.session.time(&self.batch, &program.launches(&setting))?;
+                if seconds >= best * GAIN {
+                    program.tactics = before;
+                }
+            }
+        }
+        let by_rule = self.session.time(&self.batch, &by_rule)?;
+        let by_time = self.session.time(&self.batch, &program.launches(&setting))?;
+        let [by_rule, by_time] = [by_rule, by_time].map(|seconds| seconds * 1e6);
+        tracing::info!("{tokens} tokens: {by_rule:.1} us by rule, {by_time:.1} us with tactics by time");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
