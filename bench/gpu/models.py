@@ -51,6 +51,13 @@ def parsed(arguments=None):
     add("--peers", nargs="*", choices=PEERS, default=USUAL_PEERS, help="what of PyTorch to measure beside it")
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--precision", choices=["f16", "bf16", "f32"], default="f16")
+    add(
+        "--budgets",
+        nargs="*",
+        type=int,
+        default=[8448, 4224],
+        help="tokens of a batch for the throughput of bert-large on lengths like SQuAD's, measured last",
+    )
     add("--rounds", type=int, default=3)
     add("--seconds", type=float, default=0.2, help="time of each engine in a round, at least")
     add("--limit", type=float, default=230, help="seconds that all of it may take")
@@ -123,6 +130,17 @@ class Bertha:
         told = json.loads(self.said(command))
         whole = told["latency_ms"]["median"]
         return told.get("device_ms", {"median": whole})["median"], whole
+
+    def throughput(self, model, budget):
+        """Sequences a second on lengths like SQuAD's: on the card, and with two sessions in flight."""
+        args = self.args
+        command = [args.bertha, "bench", self.path(model), "--device", args.device, "--json", "--runs", 2]
+        command += ["--lengths", "squad", "--token-budget", budget, "--seconds", 1.2, "--warmup", 1]
+        if args.device == "cuda":
+            command += ["--sessions", 2, "--precision", args.precision]
+        told = json.loads(self.said(command))
+        keys = ["batches", "sequences", "tokens", "sequences_per_second", "device_sequences_per_second", "in_flight"]
+        return {"model": model, "token_budget": budget} | {key: told[key] for key in keys if key in told}
 
 
 # ---- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -272,6 +290,22 @@ def write(record, args):
     return path
 
 
+def ragged(record, bertha, args, deadline):
+    """Adds the throughput on ragged batches, for as many budgets as there is time for."""
+    model = "bert-large"
+    record["ragged"] = []
+    for budget in args.budgets if model in bertha.builds else []:
+        if deadline - time.perf_counter() < 12:
+            print(f"no time for batches of {budget} tokens", flush=True)
+            break
+        try:
+            found = bertha.throughput(model, budget)
+        except Exception as error:
+            found = {"model": model, "token_budget": budget, "failed": str(error)}
+        record["ragged"].append(found)
+        print(f"{model} on lengths like SQuAD's: {found}", flush=True)
+
+
 def run(args):
     import torch
 
@@ -310,6 +344,8 @@ def run(args):
             print(f"{record['seconds']:5.0f} s {line(one)}", flush=True)
             # After each shape, so that a run that is cut short leaves what it found.
             path = write(record, args)
+        ragged(record, bertha, args, deadline)
+        path = write(record, args)
     print("\n" + report.table(record))
     if path:
         report.plot(record, path.with_suffix(".svg"))
