@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use bertha_compile::{Precision, optimize_model};
+use bertha_compile::{Precision, optimize, optimize_model};
 use bertha_cuda::driver::LaunchConfig;
 use bertha_cuda::kernels::KernelSpec;
 use bertha_cuda::models::{EncoderConfig, Head};
-use bertha_cuda::selftest::{cases, plugin_cases};
+use bertha_cuda::selftest::{cases, dense_cases, plugin_cases};
 use bertha_cuda::{Arch, CudaPlan, Nvrtc};
 use bertha_graph::PoolKind;
 use bertha_graph::plugin::PluginSet;
@@ -102,6 +102,43 @@ fn layer_norms_of_a_plugin_compile_for_every_architecture() {
         assert!(name.starts_with(&format!("LayerNorm@1:layer_norm_{dtype}#")), "{name}");
         assert!(!launches.keys().any(|spec| spec.entry == "layer_norm"), "Bertha's own has no work left");
         for arch in Arch::ALL {
+            check(nvrtc, spec, config, arch);
+        }
+    }
+}
+
+#[test]
+fn generated_kernels_of_dense_graphs_compile_for_the_oldest_architecture_and_for_hopper() {
+    let [case] = &dense_cases().unwrap()[..] else { panic!("there is one") };
+    let (graph, _) = optimize(&case.graph).unwrap();
+    let Some(nvrtc) = nvrtc() else { return };
+    for (arch, precision) in [(Arch::Sm75, Precision::F16), (Arch::Sm90a, Precision::Bf16)] {
+        let launches = CudaPlan::launches_for(&graph, arch, precision, 100, &BATCHES).unwrap();
+        let generated: Vec<_> = launches.iter().filter(|(spec, _)| spec.generated.is_some()).collect();
+        let ops = [
+            "attention",
+            "cast",
+            "matmul",
+            "conv",
+            "rotary_embedding",
+            "concat",
+            "slice",
+            "pad",
+            "tile",
+            "gather",
+            "cumsum",
+            "range",
+            "where",
+            "softmax",
+            "reduce_mean",
+            "and",
+            "not",
+        ];
+        for op in ops {
+            let entry = format!("bertha_{op}");
+            assert!(generated.iter().any(|(spec, _)| spec.entry == entry || spec.entry == op), "{op}");
+        }
+        for (spec, config) in generated {
             check(nvrtc, spec, config, arch);
         }
     }

@@ -152,8 +152,12 @@ fn in_flight(args: &BenchArgs, engine: &Engine, workloads: &[Workload]) -> Resul
 }
 
 fn card_seconds(session: &mut Session) -> Result<Option<f64>, Failure> {
-    let Some(card) = session.gpu() else { return Ok(None) };
-    card.device_seconds().map_err(|error| Failure::Model(error.into()))
+    let seconds = match (session.gpu().map(|card| card.device_seconds()), session.dense_gpu()) {
+        (Some(seconds), _) => seconds,
+        (None, Some(card)) => card.device_seconds(),
+        (None, None) => Ok(None),
+    };
+    seconds.map_err(|error| Failure::Model(error.into()))
 }
 
 /// Operations of all multiprocessors at the highest clock.

@@ -1,8 +1,10 @@
 //! `bertha selftest`.
 
+use bertha::Engine;
 use bertha::Precision;
 use bertha::cuda::driver::Device;
-use bertha::cuda::selftest::{CaseResult, cases, plugin_cases, run_case};
+use bertha::cuda::selftest::{CaseResult, bound, cases, dense_cases, plugin_cases, run_case, run_dense_case};
+use bertha_text::tasks::fill_mask::{Fill, FillMask};
 use serde::Serialize;
 
 use super::Failure;
@@ -45,13 +47,22 @@ pub(crate) fn run(args: SelftestArgs) -> Result<(), Failure> {
         Some(precision) => vec![precision],
         None => Precision::ALL.to_vec(),
     };
-    let bar = progress::bar((cases.len() * precisions.len()) as u64, "testing");
+    let dense = dense_cases().map_err(|error| Failure::Other(error.to_string()))?;
+    let bar = progress::bar(((cases.len() + dense.len() + 1) * precisions.len()) as u64, "testing");
     let mut results = Vec::new();
     for precision in precisions {
         for case in &cases {
             results.push(run_case(&device, case, precision));
             bar.inc(1);
         }
+        for case in &dense {
+            results.push(run_dense_case(&device, case, precision));
+            bar.inc(1);
+        }
+        if cfg!(feature = "demo-model") {
+            results.push(fills(args.gpu, precision));
+        }
+        bar.inc(1);
     }
     bar.finish_and_clear();
     let failed = results.iter().filter(|result| !result.passed()).count();
@@ -71,6 +82,45 @@ pub(crate) fn run(args: SelftestArgs) -> Result<(), Failure> {
     } else {
         Err(Failure::Differs(format!("{failed} of {} cases failed", results.len())))
     }
+}
+
+/// Texts whose masks the demo model fills.
+const TEXTS: [&str; 3] =
+    ["Paris is the [MASK] of France.", "The man worked as a [MASK].", "She [MASK] the door and went [MASK]."];
+
+/// The fills of the demo model on a card against those on the processor: the error of the scores, and whether they come in the
+/// same order (in bf16, whether the best ones are the same).
+fn fills(gpu: usize, precision: Precision) -> CaseResult {
+    let name = "demo model, ten best fills".to_owned();
+    let bound = 2.0 * bound(precision);
+    match compare_fills(gpu, precision) {
+        Ok((error, failure)) => CaseResult { name, precision, error, bound, failure },
+        Err(error) => {
+            let failure = Some(error.to_string());
+            CaseResult { name, precision, error: f64::NAN, bound, failure }
+        }
+    }
+}
+
+fn compare_fills(gpu: usize, precision: Precision) -> Result<(f64, Option<String>), Failure> {
+    let engine = crate::demo::engine()?;
+    let fills = |engine: &Engine| -> Result<Vec<Fill>, Failure> {
+        let answers = FillMask::new(engine, 1)?.fill(&TEXTS, 10)?;
+        Ok(answers.into_iter().flatten().flatten().collect())
+    };
+    let theirs = fills(&engine)?;
+    let ours = fills(&engine.on_gpu(gpu, Some(precision))?)?;
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for fill in &theirs {
+        let same = |other: &&Fill| other.token == fill.token && other.sequence == fill.sequence;
+        let score = ours.iter().find(same).map_or(0.0, |other| other.score);
+        difference += (score - fill.score).powi(2);
+        norm += fill.score.powi(2);
+    }
+    let every = if precision == Precision::Bf16 { 10 } else { 1 };
+    let tokens = |fills: &[Fill]| fills.iter().step_by(every).map(|fill| fill.token).collect::<Vec<_>>();
+    let differs = (tokens(&ours) != tokens(&theirs)).then(|| "other fills than on the processor".to_owned());
+    Ok(((difference / norm).sqrt(), differs))
 }
 
 fn describe(result: &CaseResult) -> Case {

@@ -198,6 +198,18 @@ fn exported_dense_graphs_have_the_kernels_of_their_plans_for_short_and_long_inpu
 }
 
 #[test]
+fn the_self_tests_dense_graphs_have_the_kernels_of_their_plans() {
+    for case in crate::selftest::dense_cases().unwrap() {
+        let (graph, _) = bertha_compile::optimize(&case.graph).unwrap();
+        for shape in &case.shapes {
+            let inputs = case.inputs(*shape, 1).unwrap();
+            let types: Vec<TensorType> = inputs.iter().map(|(_, data)| data.ty()).collect();
+            is_held(&graph, Precision::F16, &types);
+        }
+    }
+}
+
+#[test]
 fn a_dense_graph_takes_no_shapes_but_its_own() {
     let (plan, _) = without_code(&dense(), Precision::F16);
     let wrong = plan.case(&[ty(DType::F32, &[2, 3, 9]), ty(DType::F32, &[2, 1, 1])]).err().unwrap();
