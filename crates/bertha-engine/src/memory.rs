@@ -46,6 +46,17 @@ impl FileBytes {
             };
         }
     }
+
+    /// Takes the whole mapping out of resident memory, and lets single pages come back from now on. Where the page cache
+    /// holds a file in large pages, Linux would map 2 MiB around every byte that is read.
+    pub(crate) fn release(&self) {
+        // Advice: a system that declines keeps more in memory, and nothing else depends on it.
+        #[cfg(target_os = "linux")]
+        if let Some(mapping) = &self.mapping {
+            let _ = mapping.0.advise(memmap2::Advice::NoHugePage);
+        }
+        self.forget(0..self.bytes.len());
+    }
 }
 
 impl Deref for FileBytes {

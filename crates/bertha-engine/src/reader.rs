@@ -212,6 +212,12 @@ impl EngineFile {
         self.optional(&format!("{PACKED_PREFIX}{target}"))
     }
 
+    /// Takes the file's pages out of the process's resident memory, once what is read of all of it has been read. Slices
+    /// stay valid: what is read of them comes back, page by page and no more, which suits tables that rows are looked up in.
+    pub fn release(&self) {
+        self.inner.sections.release();
+    }
+
     /// Checks every checksum that was not checked yet.
     ///
     /// # Errors

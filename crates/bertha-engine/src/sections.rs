@@ -64,6 +64,11 @@ impl Sections {
         section.copy(&self.file, target, |range| self.file.forget(range))
     }
 
+    /// Takes the file out of resident memory: [`FileBytes::release`].
+    pub(crate) fn release(&self) {
+        self.file.release();
+    }
+
     /// All bytes of a section, checked.
     pub(crate) fn whole(&self, section: &Section) -> Result<Bytes, Fault> {
         self.range(section, 0..section.info.length)

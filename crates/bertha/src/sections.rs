@@ -140,6 +140,8 @@ pub(crate) fn from_file(file: &EngineFile, path: &Path, options: &Options) -> Re
     let mut engine = Engine::from_parts(info, file.tokenizer()?, cpu, padded, Log::default(), notices);
     engine.rounding_error = rounding_error.map(Arc::new);
     engine.gpu = Gpu::of_file(file);
+    // All was read to be checked, or copied; what a run reads of the file is a few rows of its tables.
+    file.release();
     Ok(engine)
 }
 
