@@ -457,3 +457,49 @@ fn memory_does_not_grow_with_more_runs() {
         assert_eq!(run(lengths), after_largest, "{lengths:?}");
     }
 }
+
+/// Words that are looked up and decoded again, with one table for both or two of the same values.
+fn masked_lm(seed: u64, tied: bool, normed: bool) -> Graph {
+    let mut net = Net { graph: Graph::new("masked lm"), random: Random(SplitMix64::new(seed)) };
+    let mut input = |name: &str, shape| net.graph.add_input(name, TensorType::new(DType::I32, shape)).ok();
+    let ids = input("input_ids", shape!["tokens"]);
+    let positions = input("position_ids", shape!["tokens"]);
+    let words = net.random.tensor(&[VOCABULARY, HIDDEN]);
+    let mut table = |name: &str| net.graph.add_constant(name, words.clone()).ok();
+    let looked_up = table("words");
+    let decoded = if tied { looked_up } else { table("decoder") };
+    let places = net.weight("places", &[512, HIDDEN]);
+    // The tied table comes second too.
+    let mut operands = vec![positions, places, ids, looked_up];
+    let mut op = Op::EmbeddingSum;
+    if normed {
+        operands.rotate_left(2);
+        operands.extend([net.weight("gamma", &[HIDDEN]), net.weight("beta", &[HIDDEN])]);
+        op = Op::EmbeddingLayerNorm { epsilon: 1e-12 };
+    }
+    let x = net.node("embed", op, &operands);
+    let op = Op::Linear { layout: WeightLayout::OutIn, activation: Activation::None };
+    let logits = net.node("decode", op, &[x, decoded]);
+    net.graph
+        .set_outputs(vec![("x".to_owned(), x.unwrap()), ("logits".to_owned(), logits.unwrap())])
+        .unwrap();
+    net.graph
+}
+
+#[test]
+fn a_tied_table_is_held_once_and_changes_no_answer() {
+    let inputs = &batch(&[9, 70], 5)[..2];
+    for normed in [false, true] {
+        let (one, two) = (masked_lm(31, true, normed), masked_lm(31, false, normed));
+        for isa in Isa::available() {
+            let model = |graph: &Graph| Arc::new(CpuModel::new(graph.clone(), isa).unwrap());
+            let (one, two) = (model(&one), model(&two));
+            assert_eq!(run(&one, 2, inputs, &[]), run(&two, 2, inputs, &[]), "{isa}, norm {normed}");
+            // The packed form is the one that was there before.
+            assert_eq!(one.packed().bytes(), two.packed().bytes());
+        }
+        if let (Some(one), Some(two)) = (bf16_model(&one), bf16_model(&two)) {
+            assert_eq!(run(&one, 2, inputs, &[]), run(&two, 2, inputs, &[]), "bf16, norm {normed}");
+        }
+    }
+}

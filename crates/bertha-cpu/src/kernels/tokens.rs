@@ -5,7 +5,7 @@
 use half::bf16;
 
 use super::context::Context;
-use super::gemm::RoundRow;
+use super::gemm::{PackedB, PackedDesc, PackedType, RoundRow};
 use super::norm::{LayerNorm, LayerNormRow};
 use super::simd::{Simd, SimdOp};
 use super::views::{CuSeqlens, Rows, RowsMut};
@@ -70,11 +70,46 @@ pub struct IdError {
     pub rows: usize,
 }
 
+/// A table of rows, as its values lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Table<'a> {
+    /// Row by row.
+    Rows(Rows<'a>),
+    /// As a product's f32 operand `[hidden, rows]`, whose columns are the table's rows: what a tied decoder multiplies with.
+    /// A row's values are a panel's width apart, a cache line fetched for each, which is a small price for a table held once.
+    Packed(PackedB<'a>),
+}
+
+impl<'a> From<Rows<'a>> for Table<'a> {
+    fn from(rows: Rows<'a>) -> Self {
+        Self::Rows(rows)
+    }
+}
+
+impl Table<'_> {
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Rows(rows) => (rows.rows, rows.cols),
+            Self::Packed(packed) => (packed.desc().n, packed.desc().k),
+        }
+    }
+
+    fn check(&self) {
+        match self {
+            Self::Rows(rows) => rows.check(),
+            Self::Packed(packed) => {
+                assert!(packed.desc().dtype == PackedType::F32, "a table's values are f32, not rounded");
+            }
+        }
+    }
+}
+
 /// A table and which of its rows each token takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a> {
     /// `[rows, hidden]`.
-    pub table: Rows<'a>,
+    pub table: Table<'a>,
     /// One per token, or one for all tokens.
     pub ids: Ids<'a>,
 }
@@ -110,10 +145,11 @@ pub fn embedding_rounded(
     rounded: Option<RowsMut<'_, bf16>>,
 ) -> Result<(), IdError> {
     for (index, lookup) in lookups.iter().enumerate() {
-        assert_eq!(lookup.table.cols, out.cols, "tables have the result's columns");
+        let (rows, cols) = lookup.table.shape();
+        assert_eq!(cols, out.cols, "tables have the result's columns");
         assert!(lookup.ids.len() == out.rows || lookup.ids.len() == 1, "one id per token, or one for all");
         lookup.table.check();
-        lookup.ids.check(index, lookup.table.rows)?;
+        lookup.ids.check(index, rows)?;
     }
     if let Some(norm) = norm {
         norm.check(out.cols);
@@ -129,8 +165,15 @@ pub fn embedding_rounded(
             let out = block.row(row);
             for (index, lookup) in lookups.iter().enumerate() {
                 let at = if lookup.ids.len() == 1 { 0 } else { first + row };
-                let from = lookup.table.row(lookup.ids.get(at) as usize);
-                if index == 0 { out.copy_from_slice(from) } else { isa.run(Accumulate { out, x: from }) }
+                let id = lookup.ids.get(at) as usize;
+                match &lookup.table {
+                    Table::Rows(table) if index == 0 => out.copy_from_slice(table.row(id)),
+                    Table::Rows(table) => isa.run(Accumulate { out, x: table.row(id) }),
+                    Table::Packed(table) => {
+                        let values = out.iter_mut().zip(column(table, id));
+                        values.for_each(|(out, x)| *out = if index == 0 { x } else { *out + x });
+                    }
+                }
             }
             if lookups.is_empty() {
                 out.fill(0.0);
@@ -148,6 +191,13 @@ pub fn embedding_rounded(
     Ok(())
 }
 
+/// The values of column `index` of a packed f32 operand, from the first row on.
+fn column<'a>(packed: &PackedB<'a>, index: usize) -> impl Iterator<Item = f32> + use<'a> {
+    let PackedDesc { k, nr, .. } = *packed.desc();
+    let start = index / nr * k * nr + index % nr;
+    packed.data()[start.min(packed.data().len())..].iter().step_by(nr).take(k).copied()
+}
+
 /// `out[i] = x[ids[i]]`.
 ///
 /// # Errors
@@ -157,7 +207,7 @@ pub fn embedding_rounded(
 /// When shapes disagree.
 pub fn gather_rows(ctx: &mut Context, x: Rows<'_>, ids: Ids<'_>, out: RowsMut<'_>) -> Result<(), IdError> {
     assert_eq!(ids.len(), out.rows, "one id per result row");
-    embedding_sum(ctx, &[Lookup { table: x, ids }], None, out)
+    embedding_sum(ctx, &[Lookup { table: x.into(), ids }], None, out)
 }
 
 /// How a sequence's rows become one.

@@ -18,7 +18,7 @@ use crate::kernels::elementwise::{BinaryOp, Right, UnaryOp, binary, unary};
 use crate::kernels::gemm::{self, Epilogue, Left, MatmulOperand, MatmulShape, PackedType, Product};
 use crate::kernels::norm::{self, LayerNorm};
 use crate::kernels::softmax;
-use crate::kernels::tokens::{self, IdError, Ids, Lookup, Pooling, pool_sequences};
+use crate::kernels::tokens::{self, IdError, Ids, Lookup, Pooling, Table, pool_sequences};
 use crate::kernels::{Context, CuSeqlens, Rows, RowsMut};
 
 pub(super) type Operands<'a> = [Option<TensorRef<'a>>];
@@ -119,9 +119,10 @@ fn offsets<'a>(tensor: &TensorRef<'a>, tokens: usize) -> Result<CuSeqlens<'a>, S
 pub(super) fn embedding_sum(
     context: &mut Context,
     operands: &Operands<'_>,
+    packed: &[Option<PackedWeight>],
     y: &mut TensorMut<'_>,
 ) -> Result<(), Refusal> {
-    let lookups = lookups(operands)?;
+    let lookups = lookups(operands, packed)?;
     tokens::embedding_sum(context, &lookups, None, rows_mut(y)?).map_err(no_such_row)
 }
 
@@ -129,6 +130,7 @@ pub(super) fn embedding_sum(
 pub(super) fn embedding_layer_norm(
     context: &mut Context,
     operands: &Operands<'_>,
+    packed: &[Option<PackedWeight>],
     epsilon: f32,
     results: &mut [Option<TensorMut<'_>>],
 ) -> Result<(), Refusal> {
@@ -138,19 +140,26 @@ pub(super) fn embedding_layer_norm(
         _ => return Ok(()),
     };
     let pairs = operands.len().saturating_sub(2);
-    let lookups = lookups(&operands[..pairs])?;
+    let lookups = lookups(&operands[..pairs], packed)?;
     let (gamma, beta) = (operand(operands, pairs)?, operand(operands, pairs + 1)?);
     let norm = LayerNorm { gamma: floats(&gamma)?, beta: floats(&beta)?, eps: epsilon };
     let rounded = rounded.map(|rounded| bf16_rows_mut(rounded)).transpose()?;
     tokens::embedding_rounded(context, &lookups, Some(&norm), rows_mut(y)?, rounded).map_err(no_such_row)
 }
 
-fn lookups<'a>(pairs: &Operands<'a>) -> Result<SmallVec<[Lookup<'a>; 4]>, String> {
+fn lookups<'a>(
+    pairs: &Operands<'a>,
+    packed: &'a [Option<PackedWeight>],
+) -> Result<SmallVec<[Lookup<'a>; 4]>, String> {
     let mut lookups = SmallVec::new();
     for pair in 0..pairs.len() / 2 {
         let (ids, table) = (operand(pairs, 2 * pair)?, operand(pairs, 2 * pair + 1)?);
         let ids = Ids::I32(bytemuck::cast_slice(ids.bytes));
-        lookups.push(Lookup { table: rows(&table)?, ids });
+        let table = match packed.get(pair) {
+            Some(Some(packed)) => Table::Packed(packed.operand()?),
+            _ => rows(&table)?.into(),
+        };
+        lookups.push(Lookup { table, ids });
     }
     Ok(lookups)
 }

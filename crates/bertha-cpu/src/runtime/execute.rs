@@ -142,12 +142,12 @@ fn dispatch(
     if let Kernel::LayerNorm { epsilon } = kernel {
         return encoder::layer_norm(context, operands, *epsilon, results).map_err(Refusal::from);
     }
-    if let Kernel::EmbeddingLayerNorm { epsilon } = kernel {
-        return encoder::embedding_layer_norm(context, operands, *epsilon, results);
+    if let Kernel::EmbeddingLayerNorm { epsilon, packed } = kernel {
+        return encoder::embedding_layer_norm(context, operands, packed, *epsilon, results);
     }
     let Some(Some(y)) = results.first_mut() else { return Ok(()) };
     let result = match kernel {
-        Kernel::EmbeddingSum => return encoder::embedding_sum(context, operands, y),
+        Kernel::EmbeddingSum { packed } => return encoder::embedding_sum(context, operands, packed, y),
         Kernel::Linear { weight, activation } => encoder::linear(context, operands, weight, *activation, y),
         Kernel::MatMul => encoder::matmul(context, operands, y),
         Kernel::Conv { attrs, window, weight } => {

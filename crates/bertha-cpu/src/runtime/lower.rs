@@ -61,7 +61,7 @@ impl Kind {
         match kernel {
             Kernel::Linear { weight, .. } if weight.desc().dtype == PackedType::Bf16 => Kind::LinearBf16,
             Kernel::Linear { .. } => Kind::Linear,
-            Kernel::EmbeddingSum
+            Kernel::EmbeddingSum { .. }
             | Kernel::EmbeddingLayerNorm { .. }
             | Kernel::LayerNorm { .. }
             | Kernel::RaggedAttention { .. }
@@ -184,11 +184,14 @@ impl<'a> Lowering<'a> {
             node.inputs.iter().chain(&node.outputs).flatten().all(|id| self.graph.dtype(*id) == DType::F32);
         let first = node.inputs.first().copied().flatten().map(|id| self.graph.tensor(id));
         let kernel = match &node.op {
-            Op::EmbeddingSum if self.embedding_is_f32_i32(&node.inputs) => Kernel::EmbeddingSum,
+            Op::EmbeddingSum if self.embedding_is_f32_i32(&node.inputs) => {
+                Kernel::EmbeddingSum { packed: self.packed_tables(&node.inputs)? }
+            }
             Op::EmbeddingLayerNorm { epsilon }
                 if self.embedding_is_f32_i32(&node.inputs[..node.inputs.len().saturating_sub(2)]) =>
             {
-                Kernel::EmbeddingLayerNorm { epsilon: *epsilon }
+                let pairs = &node.inputs[..node.inputs.len().saturating_sub(2)];
+                Kernel::EmbeddingLayerNorm { epsilon: *epsilon, packed: self.packed_tables(pairs)? }
             }
             Op::LayerNorm { axis, epsilon } if f32s && is_last_axis(*axis, first) && is_plain_norm(node) => {
                 Kernel::LayerNorm { epsilon: *epsilon }
@@ -302,6 +305,30 @@ impl<'a> Lowering<'a> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// For each pair of ids and table, the packed form of a table that a product multiplies with too, its rows as columns.
+    /// So a tied table is held once. Not in bf16, where what is packed is rounded.
+    fn packed_tables(&self, pairs: &[Option<TensorId>]) -> Result<Vec<Option<PackedWeight>>, LowerError> {
+        let packed = |table: TensorId| {
+            for reader in self.uses.readers(table) {
+                let node = self.graph.node(*reader);
+                let by_rows = match &node.op {
+                    Op::Linear { layout, .. } => *layout == WeightLayout::OutIn,
+                    Op::Gemm { trans_b, .. } => *trans_b,
+                    _ => false,
+                };
+                if by_rows
+                    && node.inputs.get(1) == Some(&Some(table))
+                    && let Some((Kernel::Linear { weight, .. }, _)) = self.choose_product(node)?
+                    && weight.desc().dtype == PackedType::F32
+                {
+                    return Ok(Some(weight));
+                }
+            }
+            Ok(None)
+        };
+        pairs.chunks(2).map(|pair| pair.get(1).copied().flatten().map_or(Ok(None), packed)).collect()
     }
 
     fn bias_is_a_row(&self, bias: Option<TensorId>) -> bool {

@@ -35,7 +35,7 @@ impl Program {
         let dtype = first.and_then(|index| self.tensors.get(index)).map(|tensor| tensor.dtype);
         let kind = match &step.kernel {
             Kernel::Linear { weight, .. } => return weight.desc().kernel_name(),
-            Kernel::EmbeddingSum | Kernel::EmbeddingLayerNorm { .. } => KernelKind::EmbeddingSum,
+            Kernel::EmbeddingSum { .. } | Kernel::EmbeddingLayerNorm { .. } => KernelKind::EmbeddingSum,
             Kernel::LayerNorm { .. } => KernelKind::LayerNorm,
             Kernel::MatMul => KernelKind::Matmul,
             Kernel::Conv { .. } => KernelKind::Conv,
@@ -127,10 +127,10 @@ pub(crate) struct Step {
 /// What a step runs. `F32` kernels are the hot ones; everything else is `Generic`.
 #[derive(Debug)]
 pub(crate) enum Kernel {
-    /// `ids, table, (ids, table).. -> y`.
-    EmbeddingSum,
-    /// `ids, table, (ids, table).., gamma, beta -> y, y as bf16?`.
-    EmbeddingLayerNorm { epsilon: f32 },
+    /// `ids, table, (ids, table).. -> y`, and for each table the packed form that is read instead, where there is one.
+    EmbeddingSum { packed: Vec<Option<PackedWeight>> },
+    /// `ids, table, (ids, table).., gamma, beta -> y, y as bf16?`, and packed forms likewise.
+    EmbeddingLayerNorm { epsilon: f32, packed: Vec<Option<PackedWeight>> },
     /// `x, gamma, beta? -> y`.
     LayerNorm { epsilon: f32 },
     /// `x, bias?, residual? -> y` with a packed weight.
@@ -178,7 +178,7 @@ impl Kernel {
     /// The name under which profiles and listings show it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Kernel::EmbeddingSum => "embedding_sum",
+            Kernel::EmbeddingSum { .. } => "embedding_sum",
             Kernel::EmbeddingLayerNorm { .. } => "embedding_layer_norm",
             Kernel::LayerNorm { .. } => "layer_norm",
             Kernel::Linear { .. } => "linear",

@@ -2,10 +2,11 @@
 
 use bertha_cpu::isa::Isa;
 use bertha_cpu::kernels::elementwise::{BinaryOp, Right, binary};
+use bertha_cpu::kernels::gemm::{PackedB, PackedDesc, Strided, pack_b};
 use bertha_cpu::kernels::norm::{LayerNorm, l2_normalize, layer_norm};
 use bertha_cpu::kernels::softmax::softmax;
 use bertha_cpu::kernels::tokens::{
-    Ids, Lookup, Pooling, embedding_rounded, embedding_sum, gather_rows, pool_sequences,
+    Ids, Lookup, Pooling, Table, embedding_rounded, embedding_sum, gather_rows, pool_sequences,
 };
 use bertha_cpu::kernels::{Context, CuSeqlens, Rows, RowsMut};
 use half::bf16;
@@ -197,9 +198,9 @@ pub(crate) fn embedding_sums(isa: Isa) {
             let ids: Vec<u32> = (0..tokens).map(|_| rng.below(vocab) as u32).collect();
             let at: Vec<i32> = (0..tokens as i32).collect();
             let lookups = [
-                Lookup { table: Rows::new(&words, vocab, cols), ids: Ids::U32(&ids) },
-                Lookup { table: Rows::new(&positions, tokens, cols), ids: Ids::I32(&at) },
-                Lookup { table: Rows::new(&kinds, 2, cols), ids: Ids::I64(&[1]) },
+                Lookup { table: Rows::new(&words, vocab, cols).into(), ids: Ids::U32(&ids) },
+                Lookup { table: Rows::new(&positions, tokens, cols).into(), ids: Ids::I32(&at) },
+                Lookup { table: Rows::new(&kinds, 2, cols).into(), ids: Ids::I64(&[1]) },
             ];
             let mut out = vec![0.0; tokens * cols];
             embedding_sum(&mut ctx, &lookups, None, RowsMut::new(&mut out, tokens, cols))
@@ -209,6 +210,24 @@ pub(crate) fn embedding_sums(isa: Isa) {
                 let want = words[ids[t] as usize * cols + c] + positions[t * cols + c] + kinds[cols + c];
                 assert_eq!(got.to_bits(), want.to_bits(), "token {t}, column {c}");
             }
+            // Tables that lie as a product's operand give the same, first and later.
+            let desc = PackedDesc::new(isa.tier(), cols, vocab);
+            let mut packed = vec![f32::NAN; desc.packed_len().expect("a small matrix")];
+            pack_b(&desc, Strided::transposed(&words, cols, vocab), &mut packed);
+            let table = Table::Packed(PackedB::new(desc, &packed).expect("packed as described"));
+            let mut from_packed = vec![0.0; tokens * cols];
+            let result = RowsMut::new(&mut from_packed, tokens, cols);
+            let first = [Lookup { table, ..lookups[0] }, lookups[1], lookups[2]];
+            embedding_sum(&mut ctx, &first, None, RowsMut { data: &mut *result.data, ..result })
+                .expect("in range");
+            assert_eq!(result.data, &out[..]);
+            let later = [lookups[1], first[0], lookups[2]];
+            embedding_sum(&mut ctx, &later, None, RowsMut { data: &mut *result.data, ..result })
+                .expect("in range");
+            assert_eq!(result.data, &out[..], "sums of two do not depend on their order");
+            let beyond = [Lookup { ids: Ids::I32(&[vocab as i32]), ..first[0] }];
+            embedding_sum(&mut ctx, &beyond, None, RowsMut { data: &mut *result.data, ..result })
+                .expect_err("no row");
             let (gamma, beta) = (rng.values(cols, 1.0), rng.values(cols, 1.0));
             let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
             let mut fused = vec![0.0; tokens * cols];
