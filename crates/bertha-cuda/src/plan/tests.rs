@@ -6,6 +6,7 @@ use super::stored::{StoredPlan, StoredTactic, StoredWeight};
 use super::*;
 use crate::models::{EncoderConfig, Head};
 use crate::program::lower;
+use crate::program::{CudaStep, Place};
 
 /// The smallest file that is a cubin to `elf::check`.
 fn image() -> Bytes {
@@ -165,9 +166,18 @@ fn a_dense_graph_has_the_kernels_of_its_plan_for_every_shape() {
         for (batch, seq) in [(1, 1), (1, 5), (3, 1), (4, 33), (70, 200)] {
             let types = [ty(DType::F32, &[batch, seq, 8]), ty(DType::F32, &[batch, 1, 1])];
             let program = is_held(&graph, precision, &types);
-            // The product may read whole tiles.
-            let (_, bytes) = program.arena.offsets(&base_setting(Arch::Sm90a, 132));
-            assert!(bytes >= (batch * seq).next_multiple_of(128) * 8 * precision.bytes());
+            // The product may read and write whole tiles.
+            let setting = base_setting(Arch::Sm90a, 132);
+            let (offsets, end) = program.arena.offsets(&setting);
+            for step in &program.steps {
+                let CudaStep::Linear(linear) = &step.step else { continue };
+                for (tensor, width) in [(linear.x, linear.k), (linear.y, linear.n)] {
+                    let tensor = &program.tensors[tensor];
+                    let Place::Slot(slot) = tensor.place else { panic!("{} is in no slot", tensor.name) };
+                    let room = offsets.get(slot + 1).unwrap_or(&end) - offsets[slot];
+                    assert!(room >= setting.allocated(linear.rows) * width * tensor.storage.bytes());
+                }
+            }
         }
     }
 }

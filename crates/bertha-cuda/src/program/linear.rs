@@ -39,6 +39,7 @@ impl Lowering<'_> {
         let storage = self.storage_of_result(y);
         let output_f32 = self.storage != storage;
         let index = self.write(y, storage);
+        self.make_room(index, rows, n);
         let stats = self.stats(y, index, n);
         Ok(CudaStep::Linear(Linear {
             x,

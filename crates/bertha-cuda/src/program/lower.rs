@@ -249,6 +249,7 @@ impl<'a> Lowering<'a> {
         check_width(width)?;
         let norm = self.norm(node, axis, epsilon, width)?;
         let y = self.write(y, self.storage_of_result(y));
+        self.make_room(y, rows, width);
         Ok(CudaStep::LayerNorm { x, norm, y, width, rows })
     }
 
@@ -360,8 +361,8 @@ impl<'a> Lowering<'a> {
         Ok((tensor, width))
     }
 
-    /// Kernels may read a matrix up to the end of its last tile: in a dense graph its place is that large.
-    fn make_room(&mut self, tensor: TensorIndex, rows: Rows, width: usize) {
+    /// Kernels may read and write a matrix up to the end of its last tile: in a dense graph its place is that large.
+    pub(super) fn make_room(&mut self, tensor: TensorIndex, rows: Rows, width: usize) {
         let (Rows::Fixed(_), storage) = (rows, self.tensors[tensor].storage) else { return };
         let bytes = fixed_rows(rows).saturating_mul(width).saturating_mul(storage.bytes());
         if let Some(buffer) = self.buffer_of.get(&tensor) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bertha_graph::{Shape, TensorData, TensorType};
 
 use super::capture::{Bases, Captured, Part, Parts};
-use super::{BatchError, CudaOutput, RunError};
+use super::{CudaOutput, RunError};
 use crate::driver::{CudaError, DeviceBuffer, Event, PinnedBuffer, Stream};
 use crate::kernels::{LaunchArg, Operand, Rows, Setting};
 use crate::model::CudaModel;
@@ -96,23 +96,30 @@ impl DenseSession {
         let prepared = self.prepared.get(&key).ok_or(RunError::Order("no graph was captured"))?;
         let (program, layout) = (&prepared.program, &prepared.captured.layout);
         layout.write(&inputs, self.staging.as_mut_slice());
-        self.inputs.copy_from(&self.stream, &self.staging, layout.bytes)?;
-        self.start.record(&self.stream)?;
-        self.stream.replay(&prepared.captured.graph)?;
-        self.end.record(&self.stream)?;
         let outputs = outputs(program, key.1);
         let end = outputs.last().map_or(FAULT_BYTES, |output| output.offset + output.bytes);
         if end > self.results.bytes() {
             self.results = PinnedBuffer::new(self.model.context(), end)?;
         }
-        // SAFETY: the inputs' memory begins with the word for faults; results are read after the stream has passed.
-        unsafe { self.results.copy_from_device(&self.stream, self.inputs.address(), 0, FAULT_BYTES)? };
-        for output in &outputs {
-            let address = prepared.captured.tensor_address(program.outputs[output.index].tensor);
-            // SAFETY: the address is that of a tensor in a place with room for its shape; as above.
-            unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
-        }
-        self.stream.synchronize()?;
+        let mut queue = || -> Result<(), CudaError> {
+            self.inputs.copy_from(&self.stream, &self.staging, layout.bytes)?;
+            self.start.record(&self.stream)?;
+            self.stream.replay(&prepared.captured.graph)?;
+            self.end.record(&self.stream)?;
+            // SAFETY: the inputs' memory begins with the word for faults; results are read after the stream has passed.
+            unsafe { self.results.copy_from_device(&self.stream, self.inputs.address(), 0, FAULT_BYTES)? };
+            for output in &outputs {
+                let address = prepared.captured.tensor_address(program.outputs[output.index].tensor);
+                // SAFETY: the address is that of a tensor in a place with room for its shape; as above.
+                unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
+            }
+            Ok(())
+        };
+        let queued = queue();
+        // Also after a failure: what was queued before it may still read the pinned memory that the next run writes.
+        let done = self.stream.synchronize();
+        queued?;
+        done?;
         self.has_run = true;
         let results = self.results.as_slice();
         let fault = i32::from_le_bytes([results[0], results[1], results[2], results[3]]);
@@ -183,8 +190,9 @@ impl DenseSession {
         let Case { program, constants } = model.plan().case(&types)?;
         let setting = model.base_setting();
         if let Some((node, blocks)) = program.too_large(&setting) {
-            let node = node.to_owned();
-            return Err(BatchError::TooLarge { tokens: 0, sequences: 0, node, blocks }.into());
+            let why =
+                format!("inputs of these shapes take {blocks} blocks for `{node}`, more than a launch has");
+            return Err(RunError::Dense(why));
         }
         let layout = Layout::new(&program, &setting);
         let (offsets, arena_bytes) = program.arena.offsets(&setting);
