@@ -3,8 +3,9 @@
 use bertha_graph::{Dim, Node, TensorId, WeightLayout};
 
 use super::deferred::NormOperands;
-use super::lower::{Lowered, Lowering, operand, symbol};
+use super::lower::{Lowered, Lowering, operand};
 use super::step::{CudaStep, DeferredNorm, Linear, NormOf, TensorIndex, WeightIndex};
+use super::tensors::symbol;
 use super::{Place, Storage, TensorPlan, WeightForm, WeightPlan};
 use crate::kernels::Rows;
 use crate::kernels::row::STATS_COLUMNS;

@@ -10,6 +10,7 @@ mod memory;
 mod order;
 mod plugin;
 mod step;
+mod tensors;
 
 use std::fmt;
 
