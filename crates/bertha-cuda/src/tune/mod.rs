@@ -6,7 +6,7 @@
 
 mod cache;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bertha_compile::{StepTactics, TacticTable};
@@ -32,7 +32,6 @@ struct Group {
     setting: Setting,
     /// Indices of the steps.
     steps: Vec<usize>,
-    candidates: Vec<Tactic>,
 }
 
 impl Group {
@@ -41,12 +40,18 @@ impl Group {
         self.setting.rows_to_choose_by(Rows::Tokens)
     }
 
+    /// What its layers could run on and is worth timing, the rule's choice first.
+    fn candidates(&self, program: &Program) -> Vec<Tactic> {
+        let first = self.steps.first().and_then(|step| linear(program, *step));
+        first.map_or_else(Vec::new, |linear| Tactic::candidates(program.storage, linear, &self.setting))
+    }
+
     /// The candidates with their times in microseconds, the fastest first; those that were not timed are last.
-    fn by_time(&self, cache: &TimingCache, card: &CardKey) -> Vec<(Tactic, f64)> {
-        let time =
-            |tactic: Tactic| cache.get(card, &self.layer, self.tokens(), tactic).unwrap_or(f64::INFINITY);
-        let mut timed: Vec<(Tactic, f64)> =
-            self.candidates.iter().map(|tactic| (*tactic, time(*tactic))).collect();
+    fn by_time(&self, program: &Program, cache: &TimingCache, card: &CardKey) -> Vec<(Tactic, f64)> {
+        let time = |tactic: Tactic| {
+            (tactic, cache.get(card, &self.layer, self.tokens(), tactic).unwrap_or(f64::INFINITY))
+        };
+        let mut timed: Vec<(Tactic, f64)> = self.candidates(program).into_iter().map(time).collect();
         timed.sort_by(|a, b| a.1.total_cmp(&b.1));
         timed
     }
@@ -54,34 +59,42 @@ impl Group {
 
 /// Groups of layers over tokens by what they are, in each bucket of tokens.
 fn groups(program: &Program, base: Setting) -> Vec<Group> {
-    let mut found: Vec<Group> = Vec::new();
     // What comes of a dense graph has the rows of its inputs' shapes, and no buckets.
     if program.dense.is_some() {
-        return found;
+        return Vec::new();
     }
-    let length = length(program);
-    for tokens in buckets::token_buckets() {
-        let setting = base.for_batch(tokens, tokens.div_ceil(length), length.min(tokens));
-        let mut at: BTreeMap<String, usize> = BTreeMap::new();
-        for (step, linear) in linears(program) {
-            let layer = layer_name(program.storage, linear);
-            if let Some(group) = at.get(&layer).and_then(|index| found.get_mut(*index)) {
-                group.steps.push(step);
-                continue;
-            }
-            at.insert(layer.clone(), found.len());
-            let candidates = Tactic::candidates(program.storage, linear, &setting);
-            found.push(Group { layer, setting, steps: vec![step], candidates });
+    let mut kinds: Vec<(String, Vec<usize>)> = Vec::new();
+    for (step, linear) in linears(program) {
+        let layer = layer_name(program.storage, linear);
+        match kinds.iter_mut().find(|(other, _)| *other == layer) {
+            Some((_, steps)) => steps.push(step),
+            None => kinds.push((layer, vec![step])),
         }
     }
-    found
+    let length = length(program);
+    let settings = buckets::token_buckets()
+        .map(|tokens| base.for_batch(tokens, tokens.div_ceil(length), length.min(tokens)));
+    let of_setting = |setting: Setting| {
+        let group = move |(layer, steps): &(String, Vec<usize>)| Group {
+            layer: layer.clone(),
+            setting,
+            steps: steps.clone(),
+        };
+        kinds.iter().map(group)
+    };
+    settings.flat_map(of_setting).collect()
 }
 
 fn linears(program: &Program) -> impl Iterator<Item = (usize, &Linear)> {
-    program.steps.iter().enumerate().filter_map(|(index, step)| match &step.step {
-        CudaStep::Linear(linear) if linear.rows == Rows::Tokens => Some((index, linear)),
+    (0..program.steps.len()).filter_map(|step| Some((step, linear(program, step)?)))
+}
+
+/// The step, if it is a linear layer over tokens.
+fn linear(program: &Program, step: usize) -> Option<&Linear> {
+    match &program.steps.get(step)?.step {
+        CudaStep::Linear(linear) if linear.rows == Rows::Tokens => Some(linear),
         _ => None,
-    })
+    }
 }
 
 /// The tactics of the program's linear layers over tokens, a table for each bucket, with the times that are known for the
@@ -93,12 +106,10 @@ pub(crate) fn describe(
 ) -> Vec<TacticTable> {
     let mut tables: Vec<TacticTable> = Vec::new();
     for group in groups(program, base) {
-        let Some(CudaStep::Linear(linear)) = group.steps.first().map(|step| &program.steps[*step].step)
-        else {
-            continue;
-        };
+        let Some(linear) = group.steps.first().and_then(|step| linear(program, *step)) else { continue };
         let tokens = group.setting.tokens;
-        let rule = group.candidates.first().copied();
+        let candidates = group.candidates(program);
+        let rule = candidates.first().copied();
         let chosen = program.tactics.get(program.storage, linear, &group.setting).or(rule);
         let tactic = |tactic: &Tactic| {
             let us = known.and_then(|(cache, card)| cache.get(card, &group.layer, group.tokens(), *tactic));
@@ -115,7 +126,7 @@ pub(crate) fn describe(
             step: group.layer.clone(),
             nodes: group.steps.iter().map(|step| program.steps[*step].node.clone()).collect(),
             flops: 2.0 * (tokens * linear.n * linear.k) as f64,
-            tactics: group.candidates.iter().map(tactic).collect(),
+            tactics: candidates.iter().map(tactic).collect(),
         };
         let batch = format!("batches of up to {tokens} tokens");
         match tables.last_mut().filter(|table| table.batch == batch) {
@@ -135,7 +146,7 @@ pub(crate) fn kernels(
 ) -> BTreeSet<KernelSpec> {
     let mut kernels = BTreeSet::new();
     for group in groups(program, base) {
-        let mut needed = group.by_time(cache, card);
+        let mut needed = group.by_time(program, cache, card);
         if needed.iter().all(|(_, us)| us.is_finite()) {
             needed.truncate(TRIED);
         }
@@ -174,11 +185,8 @@ pub(crate) fn take(
 
 /// The launches of a group's layers with a tactic.
 fn launches(program: &Program, group: &Group, tactic: Tactic) -> Option<Vec<Launch>> {
-    let steps = group.steps.iter().map(|step| match &program.steps[*step].step {
-        CudaStep::Linear(linear) => tactic.launch(program.storage, linear, &group.setting),
-        _ => None,
-    });
-    steps.collect()
+    let launch = |step: &usize| tactic.launch(program.storage, linear(program, *step)?, &group.setting);
+    group.steps.iter().map(launch).collect()
 }
 
 /// Tokens of a sequence in the batches that are timed: 128, where the model takes so many.
@@ -259,12 +267,12 @@ struct Timer<'a> {
 impl Timer<'_> {
     /// Times each candidate that the cache has no time for.
     fn alone(&mut self, program: &Program, bucket: &[Group]) -> Result<(), PlanError> {
-        for group in bucket.iter().filter(|group| group.candidates.len() > 1) {
+        for group in bucket {
             let tokens = group.tokens();
-            let timed = group.by_time(self.cache, self.card);
+            let timed = group.by_time(program, self.cache, self.card);
             let new: Vec<Tactic> =
                 timed.iter().filter(|(_, us)| us.is_infinite()).map(|(tactic, _)| *tactic).collect();
-            if new.is_empty() {
+            if timed.len() < 2 || new.is_empty() {
                 continue;
             }
             // What was timed before has written over the tensors.
@@ -282,16 +290,16 @@ impl Timer<'_> {
     /// Tries the fastest candidates of each layer in the whole model, and keeps what makes a run shorter.
     fn in_place(&mut self, program: &mut Program, bucket: &[Group]) -> Result<(), PlanError> {
         let Some(setting) = bucket.first().map(|group| group.setting) else { return Ok(()) };
-        if bucket.iter().all(|group| group.candidates.len() < 2) {
+        if bucket.iter().all(|group| group.candidates(program).len() < 2) {
             return Ok(());
         }
         self.session.settle(&self.batch)?;
         let by_rule = program.launches(&setting);
         let tokens = setting.rows_to_choose_by(Rows::Tokens);
-        for group in bucket.iter().filter(|group| group.candidates.len() > 1) {
-            let rule = group.candidates.first().copied();
-            let tried =
-                group.by_time(self.cache, self.card).into_iter().take(TRIED).map(|(tactic, _)| tactic);
+        for group in bucket {
+            let rule = group.candidates(program).first().copied();
+            let fastest = group.by_time(program, self.cache, self.card).into_iter().take(TRIED);
+            let tried = fastest.map(|(tactic, _)| tactic);
             for tactic in tried.filter(|tactic| Some(*tactic) != rule) {
                 let before = program.tactics.clone();
                 // Both within the same moment: a card's clock goes up and down with what it has done before.

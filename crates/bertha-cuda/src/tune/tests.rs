@@ -17,7 +17,7 @@ fn every_candidate_can_be_launched_for_every_layer_of_its_group() {
         for precision in [Precision::F32, Precision::F16] {
             let program = program(precision, arch);
             for group in groups(&program, Setting::typical(arch)) {
-                for tactic in &group.candidates {
+                for tactic in &group.candidates(&program) {
                     let launches = launches(&program, &group, *tactic).unwrap();
                     for launch in launches {
                         let fits = launch.config.shared_bytes as usize <= arch.shared_bytes();
@@ -47,8 +47,9 @@ fn without_choices_the_rule_decides_and_is_described_first() {
 fn a_choice_is_launched_in_its_bucket_and_nowhere_else() {
     let mut program = program(Precision::F16, Arch::Sm90a);
     let base = Setting::typical(Arch::Sm90a);
-    let group = groups(&program, base).into_iter().find(|group| group.candidates.len() > 1).unwrap();
-    let other = group.candidates[1];
+    let group =
+        groups(&program, base).into_iter().find(|group| group.candidates(&program).len() > 1).unwrap();
+    let other = group.candidates(&program)[1];
     let kernels = |program: &Program, setting: &Setting| -> Vec<String> {
         group.steps.iter().map(|step| program.launches(setting)[*step].kernel.to_string()).collect()
     };
