@@ -65,7 +65,7 @@ impl fmt::Display for Tactic {
     }
 }
 
-/// Tactics that were timed to be the best: by what a layer is ([`layer_name`]), and by the rows of the bucket.
+/// Tactics that were timed to be the best: by what a layer is (sizes, epilogue and norms, in words), and by the rows of the bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tactics(BTreeMap<String, BTreeMap<usize, Tactic>>);
 
