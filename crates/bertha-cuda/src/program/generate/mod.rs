@@ -21,6 +21,7 @@ use super::{Storage, TensorPlan, WeightForm};
 use crate::driver::MOST_ARGS;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Rows, Setting};
 pub(in crate::program) use code::Code;
+pub(in crate::program) use moves::piece;
 
 /// A kernel made for a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,16 +163,6 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
         | Op::Pad { .. } => moves::generate(lowering, node, y),
         _ => map::generate(lowering, node, y),
     }
-}
-
-/// The kernel for piece `index` of a node with several results.
-pub(super) fn piece(
-    lowering: &mut Lowering<'_>,
-    node: &Node,
-    index: usize,
-    y: TensorId,
-) -> Lowered<Generated> {
-    moves::piece(lowering, node, index, y)
 }
 
 /// The kernel that gives tensor `x` as `y`, in another type.

@@ -46,8 +46,8 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
     }
 }
 
-/// Piece `index` of a `split`.
-pub(super) fn piece(
+/// The kernel for piece `index` of a `split`.
+pub(in crate::program) fn piece(
     lowering: &mut Lowering<'_>,
     node: &Node,
     index: usize,
