@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use bertha::Engine;
+use bertha::import::onnx::ExportOptions;
+use tempfile::TempDir;
 use twox_hash::XxHash3_64;
 
-use crate::commands::Failure;
+use crate::commands::{Failure, export};
 use crate::progress::Spinner;
 
 /// The checkpoint, file by file, as `models/demo` in the repository has it.
@@ -51,15 +53,28 @@ fn save(engine: &Engine, path: &Path) -> Result<(), String> {
     engine.save(path).map(drop).map_err(|error| error.to_string())
 }
 
-/// Unpacks the checkpoint into a temporary folder and compiles it.
+/// Compiles the checkpoint.
 fn compile() -> Result<Engine, Failure> {
     let _spinner = Spinner::new("compiling the model that comes with Bertha");
+    Ok(Engine::open(unpack()?.path())?)
+}
+
+/// The demo model by way of ONNX: one that became ragged and has its padded form.
+pub(crate) fn exported() -> Result<Engine, Failure> {
+    let folder = unpack()?;
+    let path = folder.path().join("model.onnx");
+    export::write(folder.path(), &ExportOptions::default(), &path)?;
+    Ok(Engine::open(path)?)
+}
+
+/// The checkpoint in a temporary folder.
+fn unpack() -> Result<TempDir, Failure> {
     let failed = |error: std::io::Error| Failure::Other(format!("cannot unpack the built-in model: {error}"));
     let folder = tempfile::tempdir().map_err(failed)?;
     for (name, bytes) in FILES {
         std::fs::write(folder.path().join(name), bytes).map_err(failed)?;
     }
-    Ok(Engine::open(folder.path())?)
+    Ok(folder)
 }
 
 /// Tells versions of Bertha and of the model apart.

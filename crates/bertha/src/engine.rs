@@ -80,6 +80,11 @@ impl Padded {
         Padded { graph, isa, precision, model: OnceLock::new() }
     }
 
+    /// The graph, with the inputs and outputs of the source model.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// The lowered graph. Two threads that ask first at the same time may both lower it; one result stays.
     pub(crate) fn model(&self) -> Result<&Arc<CpuModel>, Error> {
         match self.model.get() {
@@ -214,6 +219,7 @@ impl Engine {
                 Some(_) => session.dense_gpu = Some(model.dense_session()?),
                 None => session.gpu = Some(model.session()?),
             }
+            session.set_padded_gpu(self.gpu.padded().cloned());
         }
         Ok(session)
     }
@@ -231,7 +237,12 @@ impl Engine {
     /// The graph that runs where a caller wants what the source model gives at padded positions too; see
     /// [`Session::run`]. Only a padded source model that became ragged has one.
     pub fn padded_graph(&self) -> Option<&Graph> {
-        self.padded.as_deref().map(|padded| &padded.graph)
+        self.padded.as_deref().map(Padded::graph)
+    }
+
+    /// That graph with what it was lowered to.
+    pub(crate) fn padded(&self) -> Option<&Arc<Padded>> {
+        self.padded.as_ref()
     }
 
     /// The graph that runs.

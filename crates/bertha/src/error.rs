@@ -95,6 +95,15 @@ pub enum Error {
     /// There is no plan for the GPU.
     #[error(transparent)]
     Plan(#[from] bertha_cuda::PlanError),
+    /// There is no plan for the GPU of a model's padded form.
+    #[error(
+        "a batch whose mask has zeros runs in the padded form of this model, which the GPU cannot: {source}; give batches \
+         without zeros in the mask, or use `Session::run_ragged`"
+    )]
+    PaddedPlan {
+        /// Why there is none.
+        source: bertha_cuda::PlanError,
+    },
     /// The GPU or its driver refused.
     #[error(transparent)]
     Cuda(#[from] bertha_cuda::driver::CudaError),

@@ -1,7 +1,7 @@
 //! Engines on NVIDIA GPUs: plans in the file, plans made on the spot, and sessions on a card.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bertha_compile::{Precision, TacticTable};
 use bertha_cpu::OutputRef;
@@ -14,7 +14,7 @@ use bertha_engine::{EngineFile, EngineWriter, PlanHeader};
 use bertha_graph::{DType, TensorData, ragged};
 
 use crate::batch::RaggedBatch;
-use crate::engine::Engine;
+use crate::engine::{Engine, Padded};
 use crate::error::Error;
 
 /// Version of the CUDA plans' encoding: the JSON of a [`StoredPlan`].
@@ -29,6 +29,8 @@ pub(crate) struct Gpu {
     file: Option<EngineFile>,
     /// The card that sessions run on.
     model: Option<Arc<CudaModel>>,
+    /// The model's padded form there, when it has one.
+    padded: Option<Arc<PaddedModel>>,
 }
 
 impl Gpu {
@@ -38,6 +40,10 @@ impl Gpu {
 
     pub(crate) fn model(&self) -> Option<&Arc<CudaModel>> {
         self.model.as_ref()
+    }
+
+    pub(crate) fn padded(&self) -> Option<&Arc<PaddedModel>> {
+        self.padded.as_ref()
     }
 
     /// The plans in the file but for those that were replaced in this process.
@@ -167,8 +173,10 @@ impl Engine {
     ) -> Result<Self, Error> {
         let device = Device::get(index)?;
         let plan = self.plan_for(&device, precision, cache)?;
-        let model = CudaModel::new(device, plan)?;
-        self.gpu.model = Some(Arc::new(model));
+        let model = Arc::new(CudaModel::new(device, plan)?);
+        let on_card = |padded| PaddedModel { padded, ragged: model.clone(), model: OnceLock::new() };
+        self.gpu.padded = self.padded().cloned().map(on_card).map(Arc::new);
+        self.gpu.model = Some(model);
         Ok(self)
     }
 
@@ -319,10 +327,32 @@ fn copy(output: CudaOutput<'_>) -> Result<(String, TensorData), Error> {
     Ok((output.name.to_owned(), TensorData::from_bytes(output.dtype, output.shape.to_vec(), bytes)?))
 }
 
-/// The error for padded batches of models that were padded: their answers at padded positions are not computed.
-pub(crate) fn padding_error() -> Error {
-    let why = "the GPU computes no padding: give a batch without zeros in the mask, or use `run_ragged`";
-    Error::Input { name: crate::batch::ATTENTION_MASK.into(), why: why.into() }
+/// The padded form of a model that became ragged, on the card that the model is on. Its plan is made when it is first
+/// needed, which takes NVRTC.
+#[derive(Debug)]
+pub(crate) struct PaddedModel {
+    padded: Arc<Padded>,
+    ragged: Arc<CudaModel>,
+    model: OnceLock<Arc<CudaModel>>,
+}
+
+impl PaddedModel {
+    /// A session of its own. Two threads that ask first at the same time may both make the plan; one stays.
+    pub(crate) fn session(&self) -> Result<DenseSession, Error> {
+        let model = match self.model.get() {
+            Some(model) => model,
+            None => {
+                let (device, plan) = (self.ragged.device(), self.ragged.plan());
+                let multiprocessors = Some(device.multiprocessors);
+                let graph = self.padded.graph();
+                let plan = CudaPlan::build(graph, plan.arch(), plan.precision(), multiprocessors)
+                    .map_err(|source| Error::PaddedPlan { source })?;
+                let model = Arc::new(CudaModel::new(device.clone(), Arc::new(plan))?);
+                self.model.get_or_init(|| model)
+            }
+        };
+        Ok(model.dense_session()?)
+    }
 }
 
 #[cfg(test)]

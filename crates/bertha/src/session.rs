@@ -24,11 +24,17 @@ pub struct Session {
     pub(crate) gpu: Option<CudaSession>,
     /// Runs of a dense model on a card.
     pub(crate) dense_gpu: Option<DenseSession>,
+    /// The padded form on that card, and its runs, once there was one.
+    padded_gpu: Option<(Arc<gpu::PaddedModel>, Option<DenseSession>)>,
 }
 
 impl Session {
     pub(crate) fn new(info: Arc<ModelInfo>, cpu: CpuSession, padded: Option<Arc<PaddedModel>>) -> Self {
-        Session { info, cpu, padded, padded_cpu: None, gpu: None, dense_gpu: None }
+        Session { info, cpu, padded, padded_cpu: None, gpu: None, dense_gpu: None, padded_gpu: None }
+    }
+
+    pub(crate) fn set_padded_gpu(&mut self, padded: Option<Arc<gpu::PaddedModel>>) {
+        self.padded_gpu = padded.map(|padded| (padded, None));
     }
 
     /// What is known of the model.
@@ -63,7 +69,8 @@ impl Session {
     /// input `cu_seqlens` the tensors are taken as they are: `[tokens]`, `I32`.
     ///
     /// An ONNX model gives what its graph says, at padded positions too: a batch whose mask has zeros runs in the
-    /// padded form of the graph. [`Session::run_ragged`] never computes padding.
+    /// padded form of the graph, on a GPU by a plan that is made for the first such batch. [`Session::run_ragged`] never
+    /// computes padding.
     pub fn run(
         &mut self,
         inputs: &[(&str, &TensorData)],
@@ -75,9 +82,6 @@ impl Session {
             return self.run_as_given(inputs, wanted);
         }
         if let Some(padded) = self.padded.clone().filter(|_| has_padding(inputs)) {
-            if self.gpu.is_some() {
-                return Err(gpu::padding_error());
-            }
             return self.run_padded(&padded, inputs, wanted);
         }
         let padded = Padded::from_tensors(&self.info, inputs)?;
@@ -105,6 +109,10 @@ impl Session {
         inputs: &[(&str, &TensorData)],
         wanted: &[&str],
     ) -> Result<Vec<(String, TensorData)>, Error> {
+        if let Some((padded, session)) = &mut self.padded_gpu {
+            let ready = session.take().map_or_else(|| padded.session(), Ok)?;
+            return gpu::run_dense(session.insert(ready), inputs, wanted);
+        }
         let session = match self.padded_cpu.take() {
             Some(session) => session,
             None => {

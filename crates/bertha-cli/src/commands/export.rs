@@ -18,7 +18,7 @@ pub(crate) fn run(args: ExportArgs) -> Result<(), Failure> {
 }
 
 /// Writes the checkpoint in `folder` as the ONNX file `output`, with external data when it passes 2 GB.
-pub(super) fn write(folder: &Path, options: &onnx::ExportOptions, output: &Path) -> Result<(), Failure> {
+pub(crate) fn write(folder: &Path, options: &onnx::ExportOptions, output: &Path) -> Result<(), Failure> {
     let model = hf::import(folder, &hf::ImportOptions::default())?;
     let proto = onnx::export(&model, options)?;
     onnx::write_onnx(&proto, &onnx::ExternalFiles::none(output), output, onnx::ExternalData::WhenNeeded)?;

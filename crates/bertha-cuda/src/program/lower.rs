@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use bertha_compile::memory::Buffer;
 use bertha_compile::{Precision, Uses};
-use bertha_graph::{Graph, Node, Op, RelativeBuckets, TensorId, UnaryOp, WeightLayout};
+use bertha_graph::{Dim, Graph, Node, Op, RelativeBuckets, TensorId, UnaryOp, WeightLayout};
 
 use super::deferred::Deferred;
 use super::dense::{is_ragged, ragged_input};
@@ -119,8 +119,11 @@ impl<'a> Lowering<'a> {
         if let Op::Plugin(op) = &node.op {
             return super::plugin::lower(self, node, op);
         }
+        if let Op::Split { axis, parts } = node.op {
+            return self.split(node, axis, parts);
+        }
         let [Some(y)] = node.outputs.as_slice() else {
-            return self.lower_several(node);
+            return Err(format!("{} with several results", node.op.mnemonic()));
         };
         if let Some(norm) = self.deferred.norm(*y)
             && norm.rows != *y
@@ -140,6 +143,7 @@ impl<'a> Lowering<'a> {
             Op::EmbeddingLayerNorm { epsilon } if self.is_ragged() => {
                 self.embedding(node, *y, Some(*epsilon))?
             }
+            Op::EmbeddingLayerNorm { epsilon } => self.embedding_in_two(node, *y, *epsilon)?,
             Op::LayerNorm { axis, epsilon } => self.layer_norm(node, *y, *axis, *epsilon)?,
             Op::Linear { layout, activation } => self.linear(node, *y, *layout, *activation)?,
             Op::MatMul if self.is_weight(node, 1) => {
@@ -161,11 +165,11 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// `split` is several steps, one for each piece that is read.
-    fn lower_several(&mut self, node: &Node) -> Lowered<()> {
+    /// `split` is a step for each piece that is read.
+    fn split(&mut self, node: &Node, axis: i64, parts: usize) -> Lowered<()> {
         for (index, output) in node.outputs.iter().enumerate() {
             let Some(y) = output else { continue };
-            let step = CudaStep::Generated(generate::piece(self, node, index, *y)?);
+            let step = CudaStep::Generated(generate::piece(self, node, (axis, parts), index, *y)?);
             self.push(node.name.clone(), step);
         }
         Ok(())
@@ -212,6 +216,24 @@ impl<'a> Lowering<'a> {
         let index = self.write(y, self.storage);
         let stats = self.stats(y, index, width);
         Ok(CudaStep::Embedding(Embedding { lookups, norm, y: index, stats, width }))
+    }
+
+    /// In a dense graph, whose ids are of any shape, the sum has a generated kernel, and the norm is a step behind it.
+    fn embedding_in_two(&mut self, node: &Node, y: TensorId, epsilon: f32) -> Lowered<CudaStep> {
+        let (rows, dims) = (self.rows_of(y)?, self.graph.tensor(y).ty.shape.dims());
+        let width = dims.last().and_then(Dim::as_const).and_then(|width| usize::try_from(width).ok());
+        let width = width.ok_or("rows of unknown width")?;
+        check_width(width)?;
+        let (pairs, affine) = node.inputs.split_at(node.inputs.len().saturating_sub(2));
+        let norm = self.affine(affine, epsilon, width)?;
+        let sum = generate::embedding_sum(self, node, pairs.len() / 2, y, self.storage)?;
+        let x = sum.y;
+        self.push(node.name.clone(), CudaStep::Generated(sum));
+        self.make_room(x, rows, width);
+        // From here on the node's result is what comes out of the norm.
+        let y = self.write(y, self.storage_of_result(y));
+        self.make_room(y, rows, width);
+        Ok(CudaStep::LayerNorm { x, norm, y, width, rows })
     }
 
     fn norm(&mut self, node: &Node, axis: i64, epsilon: f32, width: usize) -> Lowered<Norm> {

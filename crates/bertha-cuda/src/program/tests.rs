@@ -6,7 +6,7 @@ use bertha_graph::{
 
 use super::*;
 use crate::arch::Arch;
-use crate::kernels::{Launch, LaunchArg, Operand, Setting};
+use crate::kernels::{Launch, LaunchArg, Operand, Rows, Setting};
 
 /// A graph over ids and offsets with the output that `body` makes of them.
 pub(super) fn graph(
@@ -92,6 +92,72 @@ fn outputs_have_the_type_of_their_bytes() {
     assert_eq!(graph.dtype(graph.outputs()[0].1), DType::F16);
     for precision in Precision::ALL {
         assert_eq!(lower(&graph, precision, Arch::Sm90a).unwrap().outputs[0].dtype, DType::F32);
+    }
+}
+
+/// A dense graph's program for `[2, 6]` ids.
+fn dense(body: impl FnOnce(&mut GraphBuilder, TensorId) -> Result<TensorId, GraphError>) -> Program {
+    let mut b = GraphBuilder::new("dense");
+    let ids = b.input("ids", DType::I64, shape!["batch", "seq"]).unwrap();
+    let y = body(&mut b, ids).unwrap();
+    b.output("y", y).unwrap();
+    let graph = b.finish().unwrap();
+    let ids = bertha_graph::TensorType::new(DType::I64, shape![2usize, 6usize]);
+    let case = graph.specialize(&[ids]).unwrap();
+    lower_case(&case, Some(&graph), Precision::F16, Arch::Sm90a).unwrap()
+}
+
+#[test]
+fn embeddings_of_dense_graphs_are_summed_and_then_normalised() {
+    let program = dense(|b, ids| {
+        let (words, more) = (table(b, 5, 64), table(b, 7, 64));
+        let row = b.constant(TensorData::vector(vec![1f32; 64]))?;
+        let op = bertha_graph::Op::EmbeddingLayerNorm { epsilon: 1e-5 };
+        b.named("embeddings").node(op, &[ids, words, ids, more, row, row].map(Some))
+    });
+    let [sum, norm] = program.steps.as_slice() else { panic!("{:?}", program.steps) };
+    let (CudaStep::Generated(sum), CudaStep::LayerNorm { x, y, norm, width, rows }) = (&sum.step, &norm.step)
+    else {
+        panic!("{sum:?} {norm:?}")
+    };
+    assert_eq!((*x, *width, *rows, norm.epsilon), (sum.y, 64, Rows::Fixed(12), 1e-5));
+    assert_eq!(program.outputs[0].tensor, *y);
+    assert_ne!(x, y);
+    // Rows as the norm reads them, results as they are handed out.
+    assert_eq!([*x, *y].map(|tensor| program.tensors[tensor].storage), [Storage::F16, Storage::F32]);
+    // Ids outside of each table are told of.
+    assert_eq!(program.dense.unwrap().faults, ["embeddings"]);
+    assert!(sum.has_fault && sum.inputs.len() == 4);
+}
+
+#[test]
+fn pieces_that_nobody_reads_have_no_step_and_move_no_other() {
+    // The first element of each piece in a row of 10: sizes that are given, and equal ones, rounded up.
+    for (sizes, start) in [(Some(vec![1i64, 2, 3, 4]), 6), (None, 9)] {
+        let program = dense(|b, ids| {
+            let table = table(b, 5, 10);
+            let x = b.embedding_sum(&[(ids, table)])?;
+            let parts = match sizes {
+                Some(sizes) => b.split(x, -1, &sizes)?,
+                None => {
+                    let op = bertha_graph::Op::Split { axis: 2, parts: 4 };
+                    b.nodes(op, &[Some(x)], 4)?
+                }
+            };
+            Ok(parts[3])
+        });
+        let pieces: Vec<&Generated> = program
+            .steps
+            .iter()
+            .filter_map(|step| match &step.step {
+                CudaStep::Generated(generated) if generated.name == "split" => Some(generated),
+                _ => None,
+            })
+            .collect();
+        let [piece] = pieces.as_slice() else { panic!("{pieces:?}") };
+        let kernel = piece.kernel.generated.as_deref().unwrap();
+        let at = kernel.split("(d2 + a").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+        assert_eq!(piece.numbers[at.parse::<usize>().unwrap()], start, "{kernel}");
     }
 }
 

@@ -25,7 +25,7 @@ pub struct DenseCase {
 pub fn dense_cases() -> Result<Vec<DenseCase>, GraphError> {
     let mut net = Net { b: GraphBuilder::new("dense"), random: SplitMix64::new(11) };
     net.build()?;
-    let name = "dense: masks, windows, rotations, convolution, moves".into();
+    let name = "dense: tables, masks, windows, rotations, convolution, moves".into();
     let shapes = vec![[1, 1], [2, 7], [3, 40], [2, 130], [5, 64]];
     Ok(vec![DenseCase { name, graph: net.b.finish()?, shapes }])
 }
@@ -101,9 +101,26 @@ impl Net {
         let (x, y) = (self.b.gather(words, ids, 0)?, self.b.gather(places, place, 0)?);
         let sum = self.b.add(x, y)?;
         let z = self.linear(features, HIDDEN, FEATURES)?;
+        // Of three pieces nobody reads the second.
+        let pieces = self.b.split(z, 2, &[16, 32, 16])?;
+        let &[first, _, last] = pieces.as_slice() else { return Ok(z) };
+        let z = self.b.concat(&[last, first, first, last], 2)?;
         let sum = self.b.add(sum, z)?;
+        let normalised = self.normalised_embeddings(&[(ids, VOCABULARY), (place, POSITIONS)])?;
+        let sum = self.b.add(sum, normalised)?;
         let gamma = self.values(vec![HIDDEN], 1.0)?;
         self.b.node(Op::LayerNorm { axis: -1, epsilon: 1e-5 }, &[Some(sum), Some(gamma)])
+    }
+
+    /// The norm of the sum of a row of each table, which have so many rows.
+    fn normalised_embeddings(&mut self, lookups: &[(TensorId, usize)]) -> Made {
+        let mut operands = Vec::new();
+        for (ids, rows) in lookups {
+            operands.extend([Some(*ids), Some(self.matrix(*rows, HIDDEN)?)]);
+        }
+        let (gamma, beta) = (self.values(vec![HIDDEN], 1.0)?, self.values(vec![HIDDEN], 0.1)?);
+        operands.extend([gamma, beta].map(Some));
+        self.b.node(Op::EmbeddingLayerNorm { epsilon: 1e-12 }, &operands)
     }
 
     /// Which keys a query sees, `[batch, 1, seq, seq]`: those that are there, at most 5 positions away.

@@ -3,19 +3,26 @@
 use bertha_graph::{Dim, Node, TensorId};
 
 use super::code::Code;
-use super::map::finish;
+use super::map::{finish, finish_as};
 use super::{Generated, Source};
+use crate::program::Storage;
 use crate::program::lower::{Lowered, Lowering, operand};
 
-/// The sum of one row of each table.
-pub(super) fn embedding(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) -> Lowered<Generated> {
+/// The sum of one row of each of the `tables` that are the node's first operands, each behind its ids.
+pub(in crate::program) fn embedding_sum(
+    lowering: &mut Lowering<'_>,
+    node: &Node,
+    tables: usize,
+    y: TensorId,
+    storage: Storage,
+) -> Lowered<Generated> {
     let dims = lowering.graph.tensor(y).ty.shape.dims().to_vec();
     let (width, ids_dims) = dims.split_last().ok_or("an embedding without features")?;
     let mut code = Code::new(false);
     let mut lines = code.coordinates(&dims)?;
     let column = format!("d{}", ids_dims.len());
     let (mut sources, mut terms) = (Vec::new(), Vec::new());
-    for pair in 0..node.inputs.len() / 2 {
+    for pair in 0..tables {
         let (ids, table) = (Source::of(lowering, node, 2 * pair)?, Source::of(lowering, node, 2 * pair + 1)?);
         let rows = table.dims.first().cloned().ok_or("a table without rows")?;
         let (at, rows) = (code.broadcast(&ids.dims, ids_dims)?, code.size(&rows)?);
@@ -27,7 +34,7 @@ pub(super) fn embedding(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) -
         terms.push(format!("(outside{pair} ? 0.0f : x{}[{row} * {width} + {column}])", sources.len() + 1));
         sources.extend([ids, table]);
     }
-    finish(lowering, node, y, (code, sources), (&lines, &terms.join(" + ")))
+    finish_as(storage, lowering, node, y, (code, sources), (&lines, &terms.join(" + ")))
 }
 
 /// Pairs of columns, rotated by the angles of their position.

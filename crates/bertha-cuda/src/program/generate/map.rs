@@ -124,11 +124,23 @@ pub(super) fn finish(
     lowering: &mut Lowering<'_>,
     node: &Node,
     y: TensorId,
+    (code, sources): (Code, Vec<Source>),
+    text: (&[String], &str),
+) -> Lowered<Generated> {
+    let storage = result_storage(lowering, node, y, &sources)?;
+    finish_as(storage, lowering, node, y, (code, sources), text)
+}
+
+/// As [`finish`], for a result of this type.
+pub(super) fn finish_as(
+    storage: Storage,
+    lowering: &mut Lowering<'_>,
+    node: &Node,
+    y: TensorId,
     (mut code, sources): (Code, Vec<Source>),
     (lines, value): (&[String], &str),
 ) -> Lowered<Generated> {
     let work: Dim = Shape(lowering.graph.tensor(y).ty.shape.dims().to_vec()).elements();
-    let storage = result_storage(lowering, node, y, &sources)?;
     let operands: Vec<_> = sources.iter().map(|source| source.storage).collect();
     let entry = format!("bertha_{}", node.op.mnemonic());
     let kernel = map_kernel(&mut code, &entry, &operands, storage, &work, (lines, value))?;

@@ -21,6 +21,7 @@ use super::{Storage, TensorPlan, WeightForm};
 use crate::driver::MOST_ARGS;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Rows, Setting};
 pub(in crate::program) use code::Code;
+pub(in crate::program) use encoder::embedding_sum;
 pub(in crate::program) use moves::piece;
 
 /// A kernel made for a node.
@@ -150,7 +151,9 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
         Op::MatMul if !lowering.is_ragged() => product::generate(lowering, node, y),
         Op::Attention(attrs) if !lowering.is_ragged() => attention::generate(lowering, node, y, attrs),
         Op::Conv(attrs) if !lowering.is_ragged() => conv::generate(lowering, node, y, attrs),
-        Op::EmbeddingSum if !lowering.is_ragged() => encoder::embedding(lowering, node, y),
+        Op::EmbeddingSum if !lowering.is_ragged() => {
+            embedding_sum(lowering, node, node.inputs.len() / 2, y, Storage::F32)
+        }
         Op::RotaryEmbedding { interleaved, heads, rotary_dim } if !lowering.is_ragged() => {
             encoder::rotary(lowering, node, y, (*interleaved, *heads, *rotary_dim))
         }

@@ -46,25 +46,30 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
     }
 }
 
-/// The kernel for piece `index` of a `split`.
+/// The kernel for piece `index` of a `split` into so many `parts`.
 pub(in crate::program) fn piece(
     lowering: &mut Lowering<'_>,
     node: &Node,
+    (axis, parts): (i64, usize),
     index: usize,
     y: TensorId,
 ) -> Lowered<Generated> {
-    let Op::Split { axis, .. } = &node.op else {
-        return Err(format!("{} with several results", node.op.mnemonic()));
-    };
     let x = Source::of(lowering, node, 0)?;
-    let axis = normal_axis(*axis, x.dims.len())?;
-    let mut start = 0;
-    for earlier in node.outputs.iter().take(index) {
-        let id = earlier.ok_or("a split with a piece that nobody reads")?;
-        let dim = lowering.graph.tensor(id).ty.shape.dims().get(axis).and_then(Dim::as_const);
-        start += dim.ok_or("a split into pieces of unknown size")?;
-    }
     let rank = x.dims.len();
+    let axis = normal_axis(axis, rank)?;
+    let start = match operand(node, 1) {
+        Some(sizes) => {
+            let sizes = lowering.constant(sizes).and_then(|sizes| sizes.to_i64());
+            sizes.ok_or("a split into pieces of computed sizes")?.iter().take(index).sum()
+        }
+        None => {
+            let size = x.dims[axis].as_const().and_then(|size| usize::try_from(size).ok());
+            let size = size.ok_or("a split of a dimension of unknown size")?;
+            // Equal pieces, rounded up, as long as there is something left.
+            let start = size.div_ceil(parts.max(1)).saturating_mul(index).min(size);
+            i64::try_from(start).unwrap_or(i64::MAX)
+        }
+    };
     moved(lowering, node, y, x, |code| {
         let start = code.number(start);
         Ok(plain(rank, |other| (other == axis).then(|| format!("(d{other} + {start})"))))
