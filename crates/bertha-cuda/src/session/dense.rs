@@ -3,14 +3,14 @@
 //! For each choice of shapes the graph is specialised, lowered and captured once; the next run with these shapes replays
 //! it. The kernels are those of the plan.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bertha_graph::{Shape, TensorData, TensorType};
 
-use super::capture::{Bases, Captured, Part, Parts};
+use super::capture::{Captured, Part, Parts};
+use super::workspace::{Kept, Workspace};
 use super::{CudaOutput, RunError};
-use crate::driver::{CudaError, DeviceBuffer, Event, PinnedBuffer, Stream};
+use crate::driver::{CudaError, DeviceBuffer};
 use crate::kernels::{LaunchArg, Operand, Rows, Setting};
 use crate::model::CudaModel;
 use crate::plan::Case;
@@ -19,19 +19,10 @@ use crate::program::{Dense, Program};
 /// Memory, a stream and captured graphs for runs of one dense model.
 #[derive(Debug)]
 pub struct DenseSession {
-    // The stream comes first: dropping it waits for work that uses what follows.
-    stream: Stream,
+    // It comes first: dropping its stream waits for work that uses what follows.
+    workspace: Workspace,
     model: Arc<CudaModel>,
-    prepared: HashMap<Key, Prepared>,
-    /// The keys of `prepared` in the order in which they came.
-    oldest: VecDeque<Key>,
-    staging: PinnedBuffer,
-    inputs: DeviceBuffer,
-    arena: DeviceBuffer,
-    results: PinnedBuffer,
-    start: Event,
-    end: Event,
-    has_run: bool,
+    prepared: Kept<Key, Prepared>,
 }
 
 /// What a captured graph is for: the shapes of the inputs, and a bit for each output that is wanted.
@@ -46,25 +37,9 @@ struct Prepared {
     _constants: DeviceBuffer,
 }
 
-/// Captured graphs that a session keeps; for one more, the one captured first goes.
-const KEPT_GRAPHS: usize = 64;
-
 impl DenseSession {
     pub(crate) fn new(model: Arc<CudaModel>) -> Result<Self, CudaError> {
-        let context = model.context().clone();
-        Ok(DenseSession {
-            stream: Stream::new(&context)?,
-            prepared: HashMap::new(),
-            oldest: VecDeque::new(),
-            staging: PinnedBuffer::new(&context, 0)?,
-            inputs: DeviceBuffer::new(&context, 0, "inputs")?,
-            arena: DeviceBuffer::new(&context, 0, "activations")?,
-            results: PinnedBuffer::new(&context, 0)?,
-            start: Event::new(&context)?,
-            end: Event::new(&context)?,
-            has_run: false,
-            model,
-        })
+        Ok(DenseSession { workspace: Workspace::new(model.context())?, prepared: Kept::default(), model })
     }
 
     /// The model.
@@ -74,7 +49,7 @@ impl DenseSession {
 
     /// Bytes of the card's memory that the session holds besides the weights.
     pub fn memory_bytes(&self) -> usize {
-        self.arena.bytes() + self.inputs.bytes()
+        self.workspace.bytes()
     }
 
     /// Runs the model on named tensors and hands each of the outputs named in `wanted` (all, when it is empty) to `take`,
@@ -95,33 +70,17 @@ impl DenseSession {
         self.prepare(&key, &inputs)?;
         let prepared = self.prepared.get(&key).ok_or(RunError::Order("no graph was captured"))?;
         let (program, layout) = (&prepared.program, &prepared.captured.layout);
-        layout.write(&inputs, self.staging.as_mut_slice());
         let outputs = outputs(program, key.1);
         let end = outputs.last().map_or(FAULT_BYTES, |output| output.offset + output.bytes);
-        if end > self.results.bytes() {
-            self.results = PinnedBuffer::new(self.model.context(), end)?;
-        }
-        let mut queue = || -> Result<(), CudaError> {
-            self.inputs.copy_from(&self.stream, &self.staging, layout.bytes)?;
-            self.start.record(&self.stream)?;
-            self.stream.replay(&prepared.captured.graph)?;
-            self.end.record(&self.stream)?;
-            // SAFETY: the inputs' memory begins with the word for faults; results are read after the stream has passed.
-            unsafe { self.results.copy_from_device(&self.stream, self.inputs.address(), 0, FAULT_BYTES)? };
-            for output in &outputs {
-                let address = prepared.captured.tensor_address(program.outputs[output.index].tensor);
-                // SAFETY: the address is that of a tensor in a place with room for its shape; as above.
-                unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
-            }
-            Ok(())
-        };
-        let queued = queue();
+        self.workspace.make_room_for_results(end)?;
+        layout.write(&inputs, self.workspace.staging.as_mut_slice());
+        let queued = self.workspace.queue(prepared, &outputs);
         // Also after a failure: what was queued before it may still read the pinned memory that the next run writes.
-        let done = self.stream.synchronize();
+        let done = self.workspace.stream.synchronize();
         queued?;
         done?;
-        self.has_run = true;
-        let results = self.results.as_slice();
+        self.workspace.has_run = true;
+        let results = self.workspace.results.as_slice();
         let fault = i32::from_le_bytes([results[0], results[1], results[2], results[3]]);
         if let Some(number) = usize::try_from(fault).ok().and_then(|fault| fault.checked_sub(1)) {
             let faults = program.dense.as_ref().map_or(&[][..], |dense| &dense.faults);
@@ -140,7 +99,7 @@ impl DenseSession {
     /// # Errors
     /// What the card says of the run.
     pub fn device_seconds(&self) -> Result<Option<f64>, RunError> {
-        Ok(if self.has_run { Some(self.end.seconds_since(&self.start)?) } else { None })
+        Ok(self.workspace.device_seconds()?)
     }
 
     /// Fills the memory of intermediate tensors and results with NaN, so that a self test sees what nobody writes.
@@ -148,10 +107,7 @@ impl DenseSession {
     /// # Errors
     /// When the card refuses.
     pub fn poison(&mut self) -> Result<(), RunError> {
-        self.arena.fill(&self.stream, 0xff)?;
-        self.stream.synchronize()?;
-        self.results.as_mut_slice().fill(0xff);
-        Ok(())
+        Ok(self.workspace.poison()?)
     }
 
     /// The inputs in the graph's order; missing, unknown and wrongly typed ones are errors.
@@ -177,7 +133,7 @@ impl DenseSession {
 
     /// Specialises, lowers and captures the graph for the inputs' shapes, where that has not been done yet.
     fn prepare(&mut self, key: &Key, inputs: &[&TensorData]) -> Result<(), RunError> {
-        if self.prepared.contains_key(key) {
+        if self.prepared.contains(key) {
             return Ok(());
         }
         let model = self.model.clone();
@@ -196,7 +152,7 @@ impl DenseSession {
         }
         let layout = Layout::new(&program, &setting);
         let (offsets, arena_bytes) = program.arena.offsets(&setting);
-        self.make_room(layout.bytes, arena_bytes)?;
+        self.workspace.make_room(layout.bytes, arena_bytes, &mut self.prepared)?;
         let (context, mut blob, mut places) = (model.context(), Vec::new(), Vec::new());
         for constant in &constants {
             blob.resize(blob.len().next_multiple_of(ALIGNMENT), 0);
@@ -214,42 +170,26 @@ impl DenseSession {
             Ok(offset) => constants.address() + offset as u64,
             Err(index) => model.weight_address(index),
         };
-        let bases = Bases {
-            stream: &self.stream,
-            model: &model,
-            program: &program,
-            weights: &weights,
-            inputs: self.inputs.address(),
-            arena: self.arena.address(),
-        };
+        let bases = self.workspace.bases(&model, &program, &weights);
         let captured = Captured::new(bases, &setting, layout, &offsets, key.1)?;
-        if self.oldest.len() >= KEPT_GRAPHS
-            && let Some(oldest) = self.oldest.pop_front()
-        {
-            self.prepared.remove(&oldest);
-        }
+        self.prepared.make_room();
         self.prepared.insert(key.clone(), Prepared { captured, program, _constants: constants });
-        self.oldest.push_back(key.clone());
         Ok(())
     }
+}
 
-    /// Grows the memory of inputs and activations. Captured graphs hold addresses, so they go with it.
-    fn make_room(&mut self, inputs: usize, arena: usize) -> Result<(), CudaError> {
-        if inputs <= self.inputs.bytes() && arena <= self.arena.bytes() {
-            return Ok(());
-        }
-        let context = self.model.context();
-        self.stream.synchronize()?;
-        self.prepared.clear();
-        self.oldest.clear();
-        if inputs > self.inputs.bytes() {
-            self.staging = PinnedBuffer::new(context, inputs)?;
-            self.inputs = DeviceBuffer::new(context, inputs, "inputs")?;
-        }
-        if arena > self.arena.bytes() {
-            // The old one first: the card may not have room for both.
-            self.arena = DeviceBuffer::new(context, 0, "activations")?;
-            self.arena = DeviceBuffer::new(context, arena, "activations")?;
+impl Workspace {
+    /// Copies the inputs to the card, replays their graph, and copies the word for faults and the outputs back.
+    fn queue(&mut self, prepared: &Prepared, outputs: &[Output]) -> Result<(), CudaError> {
+        let Prepared { captured, program, .. } = prepared;
+        self.inputs.copy_from(&self.stream, &self.staging, captured.layout.bytes)?;
+        self.replay(&captured.graph)?;
+        // SAFETY: the inputs' memory begins with the word for faults; results are read after the stream has passed.
+        unsafe { self.results.copy_from_device(&self.stream, self.inputs.address(), 0, FAULT_BYTES)? };
+        for output in outputs {
+            let address = captured.tensor_address(program.outputs[output.index].tensor);
+            // SAFETY: the address is that of a tensor in a place with room for its shape; as above.
+            unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ mod capture;
 mod dense;
 mod profile;
 mod timing;
+mod workspace;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bertha_graph::{Bindings, DType};
@@ -19,13 +19,14 @@ pub use batch::{BatchError, RaggedInputs};
 pub use dense::DenseSession;
 pub use profile::StepTime;
 
-use crate::driver::{CudaError, DeviceBuffer, Event, PinnedBuffer, Stream};
+use crate::driver::{CudaError, Event};
 use crate::kernels::Setting;
 use crate::model::CudaModel;
 use crate::plan::PlanError;
 use crate::program::{OutputPlan, Program};
 use batch::Layout;
-use capture::{Bases, Captured};
+use capture::Captured;
+use workspace::{Kept, Workspace};
 
 /// Why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,18 +79,11 @@ pub struct CudaOutput<'a> {
 /// the same time, each from its own thread.
 #[derive(Debug)]
 pub struct CudaSession {
-    // The stream comes first: dropping it waits for work that uses what follows.
-    stream: Stream,
+    // It comes first: dropping its stream waits for work that uses what follows.
+    workspace: Workspace,
     model: Arc<CudaModel>,
-    captured: HashMap<Key, Captured<Layout>>,
-    /// The keys of `captured` in the order of their capture.
-    oldest: VecDeque<Key>,
-    staging: PinnedBuffer,
-    inputs: DeviceBuffer,
-    arena: DeviceBuffer,
-    results: PinnedBuffer,
-    start: Event,
-    end: Event,
+    captured: Kept<Key, Captured<Layout>>,
+    /// The results have been copied back.
     copied: Event,
     /// Scratch for the order of the work list.
     order: Vec<u32>,
@@ -97,7 +91,6 @@ pub struct CudaSession {
     /// The outputs of the run under way, or of the last one.
     outputs: Vec<Pending>,
     is_running: bool,
-    has_run: bool,
 }
 
 /// What a captured graph is for.
@@ -117,28 +110,17 @@ struct Pending {
     bytes: usize,
 }
 
-/// Captured graphs that a session keeps; for one more, the one captured first goes.
-const KEPT_GRAPHS: usize = 64;
-
 impl CudaSession {
     pub(crate) fn new(model: Arc<CudaModel>) -> Result<Self, CudaError> {
-        let context = model.context().clone();
+        let context = model.context();
         Ok(CudaSession {
-            stream: Stream::new(&context)?,
-            captured: HashMap::new(),
-            oldest: VecDeque::new(),
-            staging: PinnedBuffer::new(&context, 0)?,
-            inputs: DeviceBuffer::new(&context, 0, "inputs")?,
-            arena: DeviceBuffer::new(&context, 0, "activations")?,
-            results: PinnedBuffer::new(&context, 0)?,
-            start: Event::new(&context)?,
-            end: Event::new(&context)?,
-            copied: Event::new(&context)?,
+            workspace: Workspace::new(context)?,
+            captured: Kept::default(),
+            copied: Event::new(context)?,
             order: Vec::new(),
             bindings: Bindings::from([("tokens".into(), 0), ("batch".into(), 0)]),
             outputs: Vec::new(),
             is_running: false,
-            has_run: false,
             model,
         })
     }
@@ -150,7 +132,7 @@ impl CudaSession {
 
     /// Bytes of the card's memory that the session holds besides the weights.
     pub fn memory_bytes(&self) -> usize {
-        self.arena.bytes() + self.inputs.bytes()
+        self.workspace.bytes()
     }
 
     /// Runs the model and hands each of the outputs named in `wanted` (all, when it is empty) to `take`, in the model's
@@ -185,38 +167,39 @@ impl CudaSession {
         if batch.tokens() == 0 {
             // There is nothing to compute: outputs per token are empty. Those of sequences are zeros here, without the
             // biases of heads, which an empty sequence beside others gets.
-            self.results.as_mut_slice().fill(0);
-            self.copied.record(&self.stream)?;
+            self.workspace.results.as_mut_slice().fill(0);
+            self.copied.record(&self.workspace.stream)?;
             self.is_running = true;
-            self.has_run = false;
+            self.workspace.has_run = false;
             return Ok(());
         }
         let queued = self.queue(&key, batch, program);
         if queued.is_err() {
             // What was queued before the failure may still read the pinned memory that the next run writes. The failure
             // is the news, whatever the wait says.
-            let _ = self.stream.synchronize();
+            let _ = self.workspace.stream.synchronize();
         }
         self.is_running = queued.is_ok();
-        self.has_run = queued.is_ok();
+        self.workspace.has_run = queued.is_ok();
         queued
     }
 
     /// Copies a checked batch to the card, replays its graph, and copies the outputs back.
     fn queue(&mut self, key: &Key, batch: &RaggedInputs<'_>, program: &Program) -> Result<(), RunError> {
         let captured = self.captured.get(key).ok_or(RunError::Order("no graph was captured"))?;
-        captured.layout.write(batch, self.staging.as_mut_slice(), &mut self.order);
-        self.inputs.copy_from(&self.stream, &self.staging, captured.layout.bytes)?;
-        self.start.record(&self.stream)?;
-        self.stream.replay(&captured.graph)?;
-        self.end.record(&self.stream)?;
+        let workspace = &mut self.workspace;
+        captured.layout.write(batch, workspace.staging.as_mut_slice(), &mut self.order);
+        workspace.inputs.copy_from(&workspace.stream, &workspace.staging, captured.layout.bytes)?;
+        workspace.replay(&captured.graph)?;
         for output in &self.outputs {
             let address = captured.tensor_address(program.outputs[output.index].tensor);
             // SAFETY: the address is that of a tensor in the arena whose slot holds a batch of this capacity, so that
             // many bytes are there; results are read after `copied` only.
-            unsafe { self.results.copy_from_device(&self.stream, address, output.offset, output.bytes)? };
+            unsafe {
+                workspace.results.copy_from_device(&workspace.stream, address, output.offset, output.bytes)?
+            };
         }
-        self.copied.record(&self.stream)?;
+        self.copied.record(&workspace.stream)?;
         Ok(())
     }
 
@@ -233,7 +216,7 @@ impl CudaSession {
         let program = self.model.program();
         for output in &self.outputs {
             let plan = &program.outputs[output.index];
-            let bytes = &self.results.as_slice()[output.offset..output.offset + output.bytes];
+            let bytes = &self.workspace.results.as_slice()[output.offset..output.offset + output.bytes];
             take(CudaOutput { name: &plan.name, dtype: plan.dtype, shape: &output.shape, bytes });
         }
         Ok(())
@@ -253,10 +236,7 @@ impl CudaSession {
     /// # Errors
     /// When the run is not done.
     pub fn device_seconds(&self) -> Result<Option<f64>, RunError> {
-        if !self.has_run {
-            return Ok(None);
-        }
-        Ok(Some(self.end.seconds_since(&self.start)?))
+        Ok(self.workspace.device_seconds()?)
     }
 
     /// Fills the memory of intermediate tensors and results with NaN, so that a self test sees what nobody writes.
@@ -267,10 +247,7 @@ impl CudaSession {
         if self.is_running {
             return Err(RunError::Order("a run is under way: wait for it first"));
         }
-        self.arena.fill(&self.stream, 0xff)?;
-        self.stream.synchronize()?;
-        self.results.as_mut_slice().fill(0xff);
-        Ok(())
+        Ok(self.workspace.poison()?)
     }
 
     fn key(&self, batch: &RaggedInputs<'_>, wanted: &[&str]) -> Result<Key, RunError> {
@@ -282,7 +259,7 @@ impl CudaSession {
 
     /// Makes room for batches of the key's capacity and captures their graph, where that has not been done yet.
     fn prepare(&mut self, key: &Key, batch: &RaggedInputs<'_>) -> Result<(), RunError> {
-        if self.captured.contains_key(key) {
+        if self.captured.contains(key) {
             return Ok(());
         }
         let model = self.model.clone();
@@ -290,38 +267,12 @@ impl CudaSession {
         batch.check_capacity(model.program(), &setting)?;
         let layout = Layout::new(&setting, model.program().query_block(&setting));
         let (offsets, arena_bytes) = model.program().arena.offsets(&setting);
-        let context = model.context();
-        if layout.bytes > self.inputs.bytes() || arena_bytes > self.arena.bytes() {
-            // Captured graphs hold addresses, so they go with the memory.
-            self.stream.synchronize()?;
-            self.captured.clear();
-            self.oldest.clear();
-            if layout.bytes > self.inputs.bytes() {
-                self.staging = PinnedBuffer::new(context, layout.bytes)?;
-                self.inputs = DeviceBuffer::new(context, layout.bytes, "inputs")?;
-            }
-            if arena_bytes > self.arena.bytes() {
-                // The old one first: the card may not have room for both.
-                self.arena = DeviceBuffer::new(context, 0, "activations")?;
-                self.arena = DeviceBuffer::new(context, arena_bytes, "activations")?;
-            }
-        }
-        if self.oldest.len() >= KEPT_GRAPHS
-            && let Some(oldest) = self.oldest.pop_front()
-        {
-            self.captured.remove(&oldest);
-        }
-        let bases = Bases {
-            stream: &self.stream,
-            model: &model,
-            program: model.program(),
-            weights: &|index| model.weight_address(index),
-            inputs: self.inputs.address(),
-            arena: self.arena.address(),
-        };
+        self.workspace.make_room(layout.bytes, arena_bytes, &mut self.captured)?;
+        self.captured.make_room();
+        let weights = |index| model.weight_address(index);
+        let bases = self.workspace.bases(&model, model.program(), &weights);
         let captured = Captured::new(bases, &setting, layout, &offsets, key.wanted)?;
         self.captured.insert(*key, captured);
-        self.oldest.push_back(*key);
         Ok(())
     }
 
@@ -358,10 +309,7 @@ impl CudaSession {
             count += 1;
         }
         self.outputs.truncate(count);
-        if end > self.results.bytes() {
-            self.results = PinnedBuffer::new(self.model.context(), end)?;
-        }
-        Ok(())
+        Ok(self.workspace.make_room_for_results(end)?)
     }
 }
 

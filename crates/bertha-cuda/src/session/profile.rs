@@ -34,13 +34,13 @@ impl CudaSession {
         let context = self.model.context();
         let events: Vec<Event> =
             (0..=captured.launches.len()).map(|_| Event::new(context)).collect::<Result<_, _>>()?;
-        events[0].record(&self.stream)?;
+        events[0].record(&self.workspace.stream)?;
         for (launch, event) in captured.launches.iter().zip(&events[1..]) {
             // SAFETY: the same launch as in the captured graph, whose operands are still where they were.
-            unsafe { self.stream.launch(&launch.kernel, &launch.config, &launch.args)? };
-            event.record(&self.stream)?;
+            unsafe { self.workspace.stream.launch(&launch.kernel, &launch.config, &launch.args)? };
+            event.record(&self.workspace.stream)?;
         }
-        self.stream.synchronize()?;
+        self.workspace.stream.synchronize()?;
         let program = self.model.program();
         let names = program.launches(&key.setting);
         let mut times = Vec::with_capacity(captured.launches.len());

@@ -3,7 +3,6 @@
 use crate::driver::{CudaError, Graph};
 use crate::kernels::Launch;
 
-use super::capture::Bases;
 use super::{CudaSession, RaggedInputs, RunError};
 
 /// Seconds that the replays of one graph take together, about; no fewer than [`FEWEST`] and no more than [`MOST`].
@@ -28,16 +27,9 @@ impl CudaSession {
     pub(crate) fn time(&mut self, batch: &RaggedInputs<'_>, launches: &[Launch]) -> Result<f64, RunError> {
         let key = self.key(batch, &[])?;
         let captured = self.captured.get(&key).ok_or(RunError::Order("no batch was settled"))?;
-        let (model, stream) = (&self.model, &self.stream);
-        let bases = Bases {
-            stream,
-            model,
-            program: model.program(),
-            weights: &|index| model.weight_address(index),
-            inputs: self.inputs.address(),
-            arena: self.arena.address(),
-        };
-        let bound = captured.bind(bases, launches)?;
+        let (model, stream) = (&self.model, &self.workspace.stream);
+        let weights = |index| model.weight_address(index);
+        let bound = captured.bind(self.workspace.bases(model, model.program(), &weights), launches)?;
         let graph: Graph = stream.capture(|| {
             bound.iter().try_for_each(|launch| {
                 // SAFETY: the operands are the session's own, of the capacity that the launches were made for; see
@@ -47,19 +39,12 @@ impl CudaSession {
         })?;
         // The first replay uploads the graph.
         stream.replay(&graph)?;
-        let first = self.replay_seconds(&graph)?;
+        let first = self.workspace.replay_seconds(&graph)?;
         let count = ((ENOUGH / first.max(1e-9)) as usize).clamp(FEWEST, MOST);
-        let times: Result<Vec<f64>, CudaError> = (0..count).map(|_| self.replay_seconds(&graph)).collect();
+        let times: Result<Vec<f64>, CudaError> =
+            (0..count).map(|_| self.workspace.replay_seconds(&graph)).collect();
         let mut times = times?;
         times.sort_by(f64::total_cmp);
         Ok(times[count / 2])
-    }
-
-    fn replay_seconds(&self, graph: &Graph) -> Result<f64, CudaError> {
-        self.start.record(&self.stream)?;
-        self.stream.replay(graph)?;
-        self.end.record(&self.stream)?;
-        self.end.wait()?;
-        self.end.seconds_since(&self.start)
     }
 }
