@@ -1,193 +1,334 @@
-//! Times of the kernels of BERT-base's encoder as they follow each other, layer by layer, on the buffers of a model.
+//! Times of the kernels of an encoder as they follow each other, layer by layer, on the buffers of a model.
 //!
-//! `cargo run --release -p bertha-cpu --example layer_times -- [threads] [isa] [sequences x length]..`
+//! `cargo run --release -p bertha-cpu --example layer_times -- [threads] [isa] [model] [f32|bf16] [sequences x length]..`
 //!
-//! What a kernel takes here and not alone (`kernel_times`, `gemm_peak`) is the way of its operands from the caches of the
-//! cores that made them.
+//! The model is `bert-base` or `minilm-l6`. What a kernel takes here and not alone (`kernel_times`, `gemm_peak`) is the way
+//! of its operands from the caches of the cores that made them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bertha_cpu::isa::Isa;
 use bertha_cpu::kernels::attention::{
     Attention, AttentionBias, AttentionShape, HeadLayout, HeadRows, Sequences, attention,
 };
+use bertha_cpu::kernels::attention_bf16::{Mixed, attention_bf16};
 use bertha_cpu::kernels::gemm::{
-    Activation, Epilogue, PackedB, PackedDesc, Strided, gemm, pack_b, row_stride,
+    Activation, Epilogue, Left, PackedB, PackedDesc, PackedType, Product, Strided, gemm, pack_b, row_stride,
 };
-use bertha_cpu::kernels::norm::{LayerNorm, layer_norm};
+use bertha_cpu::kernels::norm::{LayerNorm, layer_norm, layer_norm_rounded};
 use bertha_cpu::kernels::{AlignedBuf, Context, CuSeqlens, Rows, RowsMut, peak};
+use half::bf16;
 
-const HIDDEN: usize = 768;
-const FFN: usize = 3072;
-const HEADS: usize = 12;
-const LAYERS: usize = 12;
+type Failure = Box<dyn std::error::Error>;
+
 /// The steps of a layer.
 const STEPS: [&str; 7] = ["qkv", "attention", "output", "norm", "ffn up", "ffn down", "norm"];
 const SECONDS: f64 = 0.4;
 
-/// The weights of one layer.
-struct Layer([(PackedDesc, AlignedBuf); 4]);
-
-/// A batch's buffers: `[tokens, stride]`.
-struct Buffers {
-    tokens: usize,
-    x: AlignedBuf,
-    qkv: AlignedBuf,
-    context: AlignedBuf,
-    sums: AlignedBuf,
-    normed: AlignedBuf,
-    ffn: AlignedBuf,
+/// What an encoder is, and the type that its products multiply in.
+#[derive(Clone, Copy)]
+struct Model {
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    ffn: usize,
+    dtype: PackedType,
 }
 
-impl Buffers {
-    fn new(tokens: usize) -> Self {
-        let buffer = |cols| {
-            let mut buffer = AlignedBuf::new(tokens * row_stride(cols));
-            for (i, x) in buffer.iter_mut().enumerate() {
-                *x = (i % 83) as f32 / 83.0 - 0.5;
-            }
-            buffer
-        };
-        Buffers {
-            tokens,
-            x: buffer(HIDDEN),
-            qkv: buffer(3 * HIDDEN),
-            context: buffer(HIDDEN),
-            sums: buffer(HIDDEN),
-            normed: buffer(HIDDEN),
-            ffn: buffer(FFN),
+impl Model {
+    fn named(name: &str, dtype: PackedType) -> Option<Self> {
+        match name {
+            "bert-base" => Some(Self { layers: 12, hidden: 768, heads: 12, ffn: 3072, dtype }),
+            "minilm-l6" => Some(Self { layers: 6, hidden: 384, heads: 12, ffn: 1536, dtype }),
+            _ => None,
         }
     }
 }
 
-fn rows(data: &AlignedBuf, tokens: usize, cols: usize) -> Rows<'_> {
-    Rows { data, rows: tokens, cols, stride: row_stride(cols) }
+/// A batch's rows: `[tokens, cols]`, as f32 and as bf16.
+struct Buffer {
+    tokens: usize,
+    cols: usize,
+    floats: AlignedBuf,
+    rounded: AlignedBuf,
 }
 
-fn rows_mut(data: &mut AlignedBuf, tokens: usize, cols: usize) -> RowsMut<'_> {
-    RowsMut { data, rows: tokens, cols, stride: row_stride(cols) }
+impl Buffer {
+    fn new(tokens: usize, cols: usize) -> Self {
+        let mut floats = AlignedBuf::new(tokens * row_stride(cols));
+        for (i, x) in floats.iter_mut().enumerate() {
+            *x = (i % 83) as f32 / 83.0 - 0.5;
+        }
+        let mut rounded = AlignedBuf::new(tokens * row_stride(cols.div_ceil(2)));
+        let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut rounded);
+        for (i, x) in values.iter_mut().enumerate() {
+            *x = bf16::from_f32((i % 83) as f32 / 83.0 - 0.5);
+        }
+        Self { tokens, cols, floats, rounded }
+    }
+
+    /// Distance of rows as bf16.
+    fn rounded_stride(&self) -> usize {
+        2 * row_stride(self.cols.div_ceil(2))
+    }
+
+    fn floats(&self) -> Rows<'_> {
+        Rows { data: &self.floats, rows: self.tokens, cols: self.cols, stride: row_stride(self.cols) }
+    }
+
+    fn rounded(&self) -> Rows<'_, bf16> {
+        let stride = self.rounded_stride();
+        Rows { data: bytemuck::cast_slice(&self.rounded), rows: self.tokens, cols: self.cols, stride }
+    }
+
+    fn both_mut(&mut self) -> (RowsMut<'_>, RowsMut<'_, bf16>) {
+        let (rows, cols, stride) = (self.tokens, self.cols, self.rounded_stride());
+        let rounded =
+            RowsMut { data: bytemuck::cast_slice_mut::<_, bf16>(&mut self.rounded), rows, cols, stride };
+        (RowsMut { data: &mut self.floats, rows, cols, stride: row_stride(cols) }, rounded)
+    }
+
+    /// As an operand of products of this type.
+    fn left(&self, dtype: PackedType) -> Left<'_> {
+        match dtype {
+            PackedType::F32 => self.floats().into(),
+            PackedType::Bf16 => self.rounded().into(),
+        }
+    }
+
+    /// As a result that only products of this type read.
+    fn product(&mut self, dtype: PackedType) -> Product<'_> {
+        let (floats, rounded) = self.both_mut();
+        match dtype {
+            PackedType::F32 => floats.into(),
+            PackedType::Bf16 => rounded.into(),
+        }
+    }
 }
 
-fn layer(isa: Isa) -> Result<Layer, Box<dyn std::error::Error>> {
-    let packed = |k: usize, n: usize| -> Result<_, Box<dyn std::error::Error>> {
-        let desc = PackedDesc::new(isa.tier(), k, n);
-        let source: Vec<f32> = (0..k * n).map(|i| ((i * 31 % 251) as f32 / 251.0 - 0.5) / 28.0).collect();
-        let mut packed = AlignedBuf::new(desc.packed_len()?);
-        pack_b(&desc, Strided::transposed(&source, k, n), &mut packed);
-        Ok((desc, packed))
-    };
-    Ok(Layer([
-        packed(HIDDEN, 3 * HIDDEN)?,
-        packed(HIDDEN, HIDDEN)?,
-        packed(HIDDEN, FFN)?,
-        packed(FFN, HIDDEN)?,
-    ]))
+struct Buffers {
+    x: Buffer,
+    qkv: Buffer,
+    context: Buffer,
+    sums: Buffer,
+    normed: Buffer,
+    ffn: Buffer,
+}
+
+impl Buffers {
+    fn new(model: &Model, tokens: usize) -> Self {
+        let buffer = |cols| Buffer::new(tokens, cols);
+        let hidden = model.hidden;
+        Buffers {
+            x: buffer(hidden),
+            qkv: buffer(3 * hidden),
+            context: buffer(hidden),
+            sums: buffer(hidden),
+            normed: buffer(hidden),
+            ffn: buffer(model.ffn),
+        }
+    }
+}
+
+/// The weights of one layer.
+struct Layer([(PackedDesc, AlignedBuf); 4]);
+
+impl Layer {
+    fn new(isa: Isa, model: &Model) -> Result<Self, Failure> {
+        let packed = |k: usize, n: usize| -> Result<_, Failure> {
+            let desc = PackedDesc::with_type(isa.tier(), model.dtype, k, n);
+            let source: Vec<f32> = (0..k * n).map(|i| ((i * 31 % 251) as f32 / 251.0 - 0.5) / 28.0).collect();
+            let mut packed = AlignedBuf::new(desc.packed_len()?);
+            pack_b(&desc, Strided::transposed(&source, k, n), &mut packed);
+            Ok((desc, packed))
+        };
+        let (hidden, ffn) = (model.hidden, model.ffn);
+        Ok(Self([
+            packed(hidden, 3 * hidden)?,
+            packed(hidden, hidden)?,
+            packed(hidden, ffn)?,
+            packed(ffn, hidden)?,
+        ]))
+    }
+
+    fn weight(&self, index: usize) -> Result<PackedB<'_>, Failure> {
+        let (desc, values) = &self.0[index];
+        Ok(PackedB::new(*desc, values)?)
+    }
+}
+
+/// Attention of a layer.
+fn attend(ctx: &mut Context, model: &Model, cu: CuSeqlens<'_>, qkv: &Buffer, context: &mut Buffer) {
+    let head = model.hidden / model.heads;
+    let (shape, seqs, bias) =
+        (AttentionShape::multi_head(model.heads, head), Sequences::Ragged(cu), AttentionBias::None);
+    let (out, rounded_out) = context.both_mut();
+    match model.dtype {
+        PackedType::F32 => {
+            let rows = qkv.floats();
+            let [q, k, v] = [0, 1, 2].map(|part| HeadRows {
+                data: &rows.data[part * model.hidden..],
+                layout: HeadLayout::ragged(head, rows.stride),
+            });
+            let args = Attention { shape, seqs, q, k, v, bias };
+            attention(ctx, &args, HeadLayout::ragged(head, out.stride), out.data);
+        }
+        PackedType::Bf16 => {
+            let rows = qkv.rounded();
+            let [q, k, v] = [0, 1, 2].map(|part| HeadRows {
+                data: &rows.data[part * model.hidden..],
+                layout: HeadLayout::ragged(head, rows.stride),
+            });
+            let args = Attention { shape, seqs, q, k, v, bias };
+            let layout = HeadLayout::ragged(head, rounded_out.stride);
+            attention_bf16(ctx, &args, layout, Mixed::Bf16(rounded_out.data));
+        }
+    }
+}
+
+/// A layer norm, whose result products read.
+fn normalise(ctx: &mut Context, norm: &LayerNorm<'_>, dtype: PackedType, from: &Buffer, to: &mut Buffer) {
+    let (out, rounded) = to.both_mut();
+    match dtype {
+        PackedType::F32 => layer_norm(ctx, norm, Some(from.floats()), None, out),
+        PackedType::Bf16 => layer_norm_rounded(ctx, norm, from.floats(), out, rounded),
+    }
 }
 
 /// Runs one layer and adds up the seconds of its steps.
 fn run(
     ctx: &mut Context,
+    model: &Model,
     layer: &Layer,
     cu: CuSeqlens<'_>,
     b: &mut Buffers,
     seconds: &mut [f64; 7],
-) -> Result<(), Box<dyn std::error::Error>> {
-    let (tokens, bias, ones) = (b.tokens, vec![0.01; FFN], vec![1.0; HIDDEN]);
-    let norm = LayerNorm { gamma: &ones, beta: &bias[..HIDDEN], eps: 1e-12 };
-    let weight = |index: usize| PackedB::new(layer.0[index].0, &layer.0[index].1);
+) -> Result<(), Failure> {
+    let Model { hidden, ffn, dtype, .. } = *model;
+    let (bias, ones) = (vec![0.01; ffn], vec![1.0; hidden]);
+    let norm = LayerNorm { gamma: &ones, beta: &bias[..hidden], eps: 1e-12 };
     let epilogue = |n: usize, activation| Epilogue { bias: Some(&bias[..n]), activation, residual: None };
+    let plain = |n: usize| epilogue(n, Activation::None);
     let mut start = Instant::now();
     let mut step = |index: usize| {
         seconds[index] += start.elapsed().as_secs_f64();
         start = Instant::now();
     };
-    let (hidden, plain) = (HIDDEN, Activation::None);
-    let y = rows_mut(&mut b.qkv, tokens, 3 * hidden);
-    gemm(ctx, rows(&b.x, tokens, hidden), &weight(0)?, y, &epilogue(3 * hidden, plain));
+    gemm(ctx, b.x.left(dtype), &layer.weight(0)?, b.qkv.product(dtype), &plain(3 * hidden));
     step(0);
-    let head = HIDDEN / HEADS;
-    let part = |part: usize| HeadRows {
-        data: &b.qkv[part * HIDDEN..],
-        layout: HeadLayout::ragged(head, row_stride(3 * HIDDEN)),
-    };
-    let args = Attention {
-        shape: AttentionShape::multi_head(HEADS, head),
-        seqs: Sequences::Ragged(cu),
-        q: part(0),
-        k: part(1),
-        v: part(2),
-        bias: AttentionBias::None,
-    };
-    attention(ctx, &args, HeadLayout::ragged(head, row_stride(HIDDEN)), &mut b.context);
+    attend(ctx, model, cu, &b.qkv, &mut b.context);
     step(1);
-    let residual = |x| Epilogue { residual: Some(x), ..epilogue(hidden, plain) };
-    let sums = rows_mut(&mut b.sums, tokens, hidden);
-    gemm(ctx, rows(&b.context, tokens, hidden), &weight(1)?, sums, &residual(rows(&b.x, tokens, hidden)));
+    let residual = |x| Epilogue { residual: Some(x), ..plain(hidden) };
+    let sums = b.sums.both_mut().0;
+    gemm(ctx, b.context.left(dtype), &layer.weight(1)?, sums, &residual(b.x.floats()));
     step(2);
-    let normed = rows_mut(&mut b.normed, tokens, hidden);
-    layer_norm(ctx, &norm, Some(rows(&b.sums, tokens, hidden)), None, normed);
+    normalise(ctx, &norm, dtype, &b.sums, &mut b.normed);
     step(3);
-    let y = rows_mut(&mut b.ffn, tokens, FFN);
-    gemm(ctx, rows(&b.normed, tokens, hidden), &weight(2)?, y, &epilogue(FFN, Activation::GeluErf));
+    let (y, gelu) = (b.ffn.product(dtype), epilogue(ffn, Activation::GeluErf));
+    gemm(ctx, b.normed.left(dtype), &layer.weight(2)?, y, &gelu);
     step(4);
-    let sums = rows_mut(&mut b.sums, tokens, hidden);
-    gemm(ctx, rows(&b.ffn, tokens, FFN), &weight(3)?, sums, &residual(rows(&b.normed, tokens, hidden)));
+    let sums = b.sums.both_mut().0;
+    gemm(ctx, b.ffn.left(dtype), &layer.weight(3)?, sums, &residual(b.normed.floats()));
     step(5);
-    layer_norm(ctx, &norm, Some(rows(&b.sums, tokens, hidden)), None, rows_mut(&mut b.x, tokens, hidden));
+    normalise(ctx, &norm, dtype, &b.sums, &mut b.x);
     step(6);
     Ok(())
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// Nanoseconds until one thread sees what another wrote: about 35 where their cores share a third-level cache, more than 80
+/// where they do not.
+fn handover_nanoseconds() -> f64 {
+    const TURNS: usize = 20_000;
+    /// Turns that are timed together; the shortest time counts.
+    const TOGETHER: usize = 20;
+    let turn = AtomicUsize::new(0);
+    let take_turns = |first: usize| {
+        let (mut start, mut shortest) = (Instant::now(), f64::INFINITY);
+        for turn_of_mine in (first..2 * TURNS).step_by(2) {
+            while turn.load(Ordering::Acquire) != turn_of_mine {
+                std::hint::spin_loop();
+            }
+            turn.store(turn_of_mine + 1, Ordering::Release);
+            if turn_of_mine > first && turn_of_mine % TOGETHER == first {
+                shortest = f64::min(shortest, start.elapsed().as_secs_f64());
+                start = Instant::now();
+            }
+        }
+        shortest * 1e9 / TOGETHER as f64
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| take_turns(1));
+        take_turns(0)
+    })
+}
+
+/// Times one batch and prints its line.
+fn time(ctx: &mut Context, model: &Model, layers: &[Layer], batch: &str) -> Result<(), Failure> {
+    let (sequences, len) = batch.split_once('x').ok_or("a batch is sequences x length, such as 8x128")?;
+    let (sequences, len): (usize, usize) = (sequences.parse()?, len.parse()?);
+    let (tokens, hidden) = (sequences * len, model.hidden);
+    let offsets: Vec<u32> = (0..=sequences).map(|i| (i * len) as u32).collect();
+    let cu = CuSeqlens::new(&offsets)?;
+    let mut buffers = Buffers::new(model, tokens);
+    let (begin, mut runs) = (Instant::now(), Vec::new());
+    let peak = peak::multiply_gflops(ctx, model.dtype);
+    while begin.elapsed().as_secs_f64() < SECONDS || runs.len() < 3 {
+        let mut seconds = [0.0; 7];
+        ctx.measure_distance();
+        for layer in layers {
+            run(ctx, model, layer, cu, &mut buffers, &mut seconds)?;
+        }
+        runs.push(seconds);
+    }
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let product = |k: usize, n: usize| (2 * tokens * k * n) as f64;
+    let scores = (4 * sequences * len * len * hidden) as f64;
+    let (square, ffn) = (product(hidden, hidden), product(hidden, model.ffn));
+    let flops = [3.0 * square, scores, square, 0.0, ffn, ffn, 0.0];
+    let layers = layers.len() as f64;
+    let whole = median(runs.iter().map(|run| run.iter().sum()).collect());
+    let cells = (0..STEPS.len()).map(|step| {
+        let seconds = median(runs.iter().map(|run| run[step]).collect()) / layers;
+        let share = 100.0 * flops[step] / seconds / 1e9 / peak;
+        format!(
+            "{:>9.1}{:>7}",
+            seconds * 1e6,
+            if share > 0.0 { format!("{share:.1}%") } else { String::new() }
+        )
+    });
+    let share = 100.0 * layers * flops.iter().sum::<f64>() / whole / 1e9 / peak;
+    println!("{batch:>8} {:>8.2} {share:>6.1}%  {}", whole * 1e3, cells.collect::<String>());
+    Ok(())
+}
+
+fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let threads = args.next().map_or(Ok(1), |arg| arg.parse())?;
     let isa = args.next().map_or_else(Isa::from_env, |name| Isa::from_name(&name))?;
+    let name = args.next().unwrap_or_else(|| "bert-base".into());
+    let dtype = match args.next().as_deref() {
+        None | Some("f32") => PackedType::F32,
+        Some("bf16") if isa.has_bf16() => PackedType::Bf16,
+        Some(other) => return Err(format!("no products in {other} on this processor and tier").into()),
+    };
+    let model = Model::named(&name, dtype).ok_or("the model is bert-base or minilm-l6")?;
     let batches: Vec<String> = args.collect();
     let mut ctx = Context::new(isa, threads)?;
-    let layers: Vec<Layer> = (0..LAYERS).map(|_| layer(isa)).collect::<Result<_, _>>()?;
-    println!("{isa}, {threads} thread(s); microseconds a layer, medians over runs, and share of the peak");
+    let layers: Vec<Layer> = (0..model.layers).map(|_| Layer::new(isa, &model)).collect::<Result<_, _>>()?;
     println!(
-        "{:>8} {:>8} {:>7}  {}",
-        "batch",
-        "ms",
-        "of peak",
-        STEPS.map(|step| format!("{step:>16}")).join("")
+        "{name} in {}, {isa}, {threads} thread(s): microseconds a layer, medians over runs,",
+        dtype.name()
     );
+    println!("and share of the peak; from thread to thread in {:.0} ns", handover_nanoseconds());
+    let header = STEPS.map(|step| format!("{step:>16}")).join("");
+    println!("{:>8} {:>8} {:>7}  {header}", "batch", "ms", "of peak");
     for batch in if batches.is_empty() { vec!["1x16".into(), "1x32".into(), "1x128".into()] } else { batches }
     {
-        let (sequences, len) = batch.split_once('x').ok_or("a batch is sequences x length, such as 8x128")?;
-        let (sequences, len): (usize, usize) = (sequences.parse()?, len.parse()?);
-        let offsets: Vec<u32> = (0..=sequences).map(|i| (i * len) as u32).collect();
-        let cu = CuSeqlens::new(&offsets)?;
-        let mut buffers = Buffers::new(sequences * len);
-        let (begin, mut runs) = (Instant::now(), Vec::new());
-        let peak = peak::multiply_gflops(&mut ctx, bertha_cpu::kernels::gemm::PackedType::F32);
-        while begin.elapsed().as_secs_f64() < SECONDS || runs.len() < 3 {
-            let mut seconds = [0.0; 7];
-            for layer in &layers {
-                run(&mut ctx, layer, cu, &mut buffers, &mut seconds)?;
-            }
-            runs.push(seconds);
-        }
-        let median = |mut values: Vec<f64>| {
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let square = (2 * buffers.tokens * HIDDEN * HIDDEN) as f64;
-        let scores = (4 * sequences * len * len * HIDDEN) as f64;
-        let flops = [3.0 * square, scores, square, 0.0, 4.0 * square, 4.0 * square, 0.0];
-        let whole = median(runs.iter().map(|run| run.iter().sum()).collect());
-        let cells = (0..STEPS.len()).map(|step| {
-            let seconds = median(runs.iter().map(|run| run[step]).collect()) / LAYERS as f64;
-            let share = 100.0 * flops[step] / seconds / 1e9 / peak;
-            format!(
-                "{:>9.1}{:>7}",
-                seconds * 1e6,
-                if share > 0.0 { format!("{share:.1}%") } else { String::new() }
-            )
-        });
-        let share = 100.0 * LAYERS as f64 * flops.iter().sum::<f64>() / whole / 1e9 / peak;
-        println!("{batch:>8} {:>8.2} {share:>6.1}%  {}", whole * 1e3, cells.collect::<String>());
+        time(&mut ctx, &model, &layers, &batch)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Bertha on CPUs: kernels per instruction-set tier, the thread pool, and the plan that runs on them.
 
+mod distance;
 pub mod generic;
 pub mod isa;
 pub mod kernels;

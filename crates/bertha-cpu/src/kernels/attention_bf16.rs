@@ -74,12 +74,17 @@ pub fn attention_bf16(ctx: &mut Context, args: &Attention<'_, bf16>, layout: Hea
     let pairs = args.shape.head_dim.is_multiple_of(2) && even(args.q.layout) && even(args.k.layout);
     assert!(pairs, "queries and keys are whole pairs");
     let (isa, (_, kv_len)) = (ctx.isa, args.seqs.max_lengths());
-    let out = match out {
-        Mixed::F32(out) => Target::F32(Disjoint::new(out)),
-        Mixed::Bf16(out) => Target::Bf16(Disjoint::new(out)),
+    let strides = [layout.seq_stride, layout.head_stride, layout.row_stride];
+    let (streams, out) = match out {
+        Mixed::F32(out) => {
+            (strides.iter().all(|stride| ctx.streams(out, *stride)), Target::F32(Disjoint::new(out)))
+        }
+        Mixed::Bf16(out) => {
+            (strides.iter().all(|stride| ctx.streams(out, *stride)), Target::Bf16(Disjoint::new(out)))
+        }
     };
     for_items(ctx, args, scratch(isa.tier(), args, kv_len).iter().sum(), |item, scratch| {
-        isa.run_bf16(Head { args, layout, out: &out, item, scratch });
+        isa.run_bf16(Head { args, layout, out: &out, streams, item, scratch });
     });
 }
 
@@ -88,6 +93,8 @@ struct Head<'a> {
     args: &'a Attention<'a, bf16>,
     layout: HeadLayout,
     out: &'a Target<'a>,
+    /// Whether results go past the caches: then rows start at cache lines.
+    streams: bool,
     item: Item,
     scratch: &'a mut [f32],
 }
@@ -161,14 +168,28 @@ impl SimdOp for Head<'_> {
             for (i, factor) in factors.into_iter().enumerate().take(rows) {
                 let at = out_start + (row + i) * self.layout.row_stride;
                 let sums = &mixed[i * mixed_stride..][..v_dim];
-                match self.out {
-                    // SAFETY: `attention_bf16` checked that the output has `q_len` rows of `v_dim` values that do not
-                    // overlap, and no other item writes these.
-                    Target::F32(out) => scale::<S, f32>(s, sums, factor, unsafe { out.slice(at, v_dim) }),
-                    // SAFETY: as above.
-                    Target::Bf16(out) => scale::<S, bf16>(s, sums, factor, unsafe { out.slice(at, v_dim) }),
+                // SAFETY: `attention_bf16` checked that the output has `q_len` rows of `v_dim` values that do not overlap
+                // and, with `streams`, start at cache lines; no other item writes these.
+                unsafe {
+                    match (self.out, self.streams) {
+                        (Target::F32(out), false) => {
+                            scale::<S, f32, false>(s, sums, factor, out.slice(at, v_dim));
+                        }
+                        (Target::F32(out), true) => {
+                            scale::<S, f32, true>(s, sums, factor, out.slice(at, v_dim));
+                        }
+                        (Target::Bf16(out), false) => {
+                            scale::<S, bf16, false>(s, sums, factor, out.slice(at, v_dim));
+                        }
+                        (Target::Bf16(out), true) => {
+                            scale::<S, bf16, true>(s, sums, factor, out.slice(at, v_dim));
+                        }
+                    }
                 }
             }
+        }
+        if self.streams {
+            s.fence();
         }
     }
 }
@@ -250,6 +271,12 @@ trait Store: Sized {
     /// # Safety
     /// `to` must be valid for writes of `n` values, at most `S::LANES`.
     unsafe fn store<S: Simd>(s: S, to: *mut Self, n: usize, x: S::F);
+
+    /// Stores all lanes past the caches.
+    ///
+    /// # Safety
+    /// `to` must be valid for writes of `S::LANES` values and aligned to as many.
+    unsafe fn stream<S: Simd>(s: S, to: *mut Self, x: S::F);
 }
 
 impl Store for f32 {
@@ -257,6 +284,12 @@ impl Store for f32 {
     unsafe fn store<S: Simd>(s: S, to: *mut f32, n: usize, x: S::F) {
         // SAFETY: this function's contract.
         unsafe { if n == S::LANES { s.store_ptr(to, x) } else { s.store_first_ptr(to, n, x) } }
+    }
+
+    #[inline(always)]
+    unsafe fn stream<S: Simd>(s: S, to: *mut f32, x: S::F) {
+        // SAFETY: this function's contract.
+        unsafe { s.stream_ptr(to, x) }
     }
 }
 
@@ -266,19 +299,35 @@ impl Store for bf16 {
         // SAFETY: this function's contract.
         unsafe { s.store_bf16_ptr(to, n, x) }
     }
+
+    #[inline(always)]
+    unsafe fn stream<S: Simd>(s: S, to: *mut bf16, x: S::F) {
+        // SAFETY: this function's contract.
+        unsafe { s.stream_bf16_ptr(to, x) }
+    }
 }
 
-/// `to = factor from`.
+/// `to = factor from`; with `STREAM` past the caches.
+///
+/// # Safety
+/// With `STREAM`, `to` must start at a cache line.
 #[inline(always)]
-fn scale<S: Simd, T: Store>(s: S, from: &[f32], factor: f32, to: &mut [T]) {
+unsafe fn scale<S: Simd, T: Store, const STREAM: bool>(s: S, from: &[f32], factor: f32, to: &mut [T]) {
     assert!(from.len() == to.len());
     let factor = s.splat(factor);
     let mut at = 0;
     while at < from.len() {
         let n = (from.len() - at).min(S::LANES);
         let x = if n == S::LANES { s.load(&from[at..]) } else { s.load_first(&from[at..]) };
-        // SAFETY: `to` has as many values as `from`, and `n` of them are left.
-        unsafe { T::store(s, to.as_mut_ptr().add(at), n, s.mul(x, factor)) };
+        // SAFETY: `to` has as many values as `from`, and `n` of them are left; `at` is a multiple of vectors from its start.
+        unsafe {
+            let to = to.as_mut_ptr().add(at);
+            if STREAM && n == S::LANES {
+                T::stream(s, to, s.mul(x, factor));
+            } else {
+                T::store(s, to, n, s.mul(x, factor));
+            }
+        }
         at += n;
     }
 }

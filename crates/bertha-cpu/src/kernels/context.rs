@@ -3,12 +3,17 @@
 use std::io;
 
 use super::views::RowsMut;
+use crate::distance::Distance;
 use crate::isa::{Caches, Isa};
 use crate::memory::Memory;
 use crate::pool::{Disjoint, Pool};
 
 /// f32 per cache line.
 pub(crate) const LINE: usize = 16;
+
+/// Bytes of a result from which on it goes past the caches also where cores share one: beside its operands it would not
+/// stay there.
+const STREAM_ANYWAY: usize = 2 << 20;
 
 /// f32 memory aligned to cache lines, all zeros at first.
 #[derive(Default)]
@@ -70,6 +75,7 @@ pub struct Context {
     pub(crate) isa: Isa,
     pub(crate) pool: Pool,
     pub(crate) caches: Caches,
+    distance: Distance,
     /// One buffer per worker.
     pub(crate) scratch: Vec<AlignedBuf>,
     /// A left operand rounded for a product of a smaller type, for all workers.
@@ -84,7 +90,8 @@ impl Context {
     pub fn new(isa: Isa, threads: usize) -> io::Result<Self> {
         let pool = Pool::new(threads)?;
         let scratch = vec![AlignedBuf::default(); pool.threads()];
-        Ok(Self { isa, pool, caches: Caches::detect(), scratch, rounded: AlignedBuf::default() })
+        let distance = Distance::new(pool.threads());
+        Ok(Self { isa, pool, caches: Caches::detect(), distance, scratch, rounded: AlignedBuf::default() })
     }
 
     /// The tier its kernels run on.
@@ -105,16 +112,26 @@ impl Context {
         self.scratch.iter().chain([&self.rounded]).map(|buf| size_of_val(&**buf)).sum()
     }
 
-    /// Whether results should go past the caches, into rows `stride` apart from the start of `data` on: where several workers
-    /// run and every row starts at a cache line ([`Simd::stream_ptr`](super::simd::Simd::stream_ptr)).
+    /// Finds out how far apart the workers' cores are, which may change while a program runs; does nothing when it did so
+    /// a moment ago. Before it is called, they count as far. No result depends on it, only where results are put.
+    pub fn measure_distance(&mut self) {
+        self.distance.measure(&mut self.pool);
+    }
+
+    /// Whether results should go past the caches, into rows `stride` apart from the start of `data` on, where every row
+    /// starts at a cache line ([`Simd::stream_ptr`](super::simd::Simd::stream_ptr)): where workers run on cores that do not
+    /// share a third-level cache, or where the results would not stay there.
     ///
     /// A session writes the same buffers again with every layer, and both cores have read them meanwhile. Before a core
     /// writes such a line it has to take it back from the other, and a core takes back one line at a time: 7 ns each where
-    /// two cores share a cache, 29 ns where they do not (the cores of a virtual machine may do either, now and then). A line
-    /// that is written past the caches costs 3 to 5 ns either way, and little more to read than one from another core.
-    pub(crate) fn streams(&self, data: &[f32], stride: usize) -> bool {
-        let aligned = data.as_ptr().addr().is_multiple_of(LINE * size_of::<f32>());
-        self.threads() > 1 && aligned && stride.is_multiple_of(LINE)
+    /// two cores share a cache, 29 ns where they do not. A line that is written past the caches costs 3 to 5 ns either way,
+    /// and little more to read than one from a core far away, but much more than one from a shared cache.
+    pub(crate) fn streams<T>(&self, data: &[T], stride: usize) -> bool {
+        let line = LINE * size_of::<f32>();
+        let aligned =
+            data.as_ptr().addr().is_multiple_of(line) && (stride * size_of::<T>()).is_multiple_of(line);
+        let apart = self.distance.is_far() || size_of_val(data) >= STREAM_ANYWAY;
+        self.threads() > 1 && aligned && apart
     }
 
     /// Makes room for `len` f32 of scratch per worker ahead of time.

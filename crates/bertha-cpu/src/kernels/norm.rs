@@ -54,7 +54,7 @@ pub fn layer_norm(
         for row in 0..block.rows {
             let residual = residual.map(|r| r.row(first + row));
             let x = x.map(|x| x.row(first + row));
-            isa.run(LayerNormRow { norm, x, residual, out: block.row(row), streams });
+            isa.run(LayerNormRow { norm, x, residual, out: block.row(row), rounded: None, streams });
         }
     });
 }
@@ -75,15 +75,15 @@ pub fn layer_norm_rounded(
     norm.check(out.cols);
     rounded.check();
     assert_eq!((out.rows, out.cols), (rounded.rows, rounded.cols), "both results have the same shape");
+    let streams = ctx.streams(out.data, out.stride) && ctx.streams(rounded.data, rounded.stride);
     let (cols, stride) = (rounded.cols, rounded.stride);
     let rounded = Disjoint::new(rounded.data);
     ctx.for_row_blocks(out, |first, mut block| {
         for row in 0..block.rows {
-            let out = block.row(row);
-            isa.run(LayerNormRow { norm, x: Some(x.row(first + row)), residual: None, out, streams: false });
             // SAFETY: rows do not overlap, and every row belongs to one block.
-            let to = unsafe { rounded.slice((first + row) * stride, cols) };
-            isa.run_bf16(RoundRow { from: out, to });
+            let rounded = unsafe { Some(rounded.slice((first + row) * stride, cols)) };
+            let (x, out) = (Some(x.row(first + row)), block.row(row));
+            isa.run_bf16(LayerNormRow { norm, x, residual: None, out, rounded, streams });
         }
     });
 }
@@ -94,7 +94,9 @@ pub(super) struct LayerNormRow<'a> {
     pub(super) x: Option<&'a [f32]>,
     pub(super) residual: Option<&'a [f32]>,
     pub(super) out: &'a mut [f32],
-    /// Whether the result may go past the caches: then `out` starts at a cache line.
+    /// Where the result goes once more, rounded.
+    pub(super) rounded: Option<&'a mut [bf16]>,
+    /// Whether results may go past the caches: then `out` and `rounded` start at cache lines.
     pub(super) streams: bool,
 }
 
@@ -103,17 +105,24 @@ impl SimdOp for LayerNormRow<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (norm, out) = (self.norm, self.out);
+        let (norm, out, rounded) = (self.norm, self.out, self.rounded);
         if let (Some(x), None) = (self.x, self.residual) {
             // Read where it lies, three times: nothing is written but the result.
             let moments = Moments::of(s, x, sum_of(s, x));
             if moments.variance.is_finite() {
                 let scale = moments.scale(norm.eps);
+                match (rounded, self.streams) {
+                    (None, false) => normalise::<S, true, false>(s, x, out, &moments, scale, norm),
+                    (None, true) => normalise::<S, true, true>(s, x, out, &moments, scale, norm),
+                    (Some(rounded), false) => {
+                        normalise_rounded::<S, false>(s, x, (out, rounded), &moments, scale, norm);
+                    }
+                    (Some(rounded), true) => {
+                        normalise_rounded::<S, true>(s, x, (out, rounded), &moments, scale, norm);
+                    }
+                }
                 if self.streams {
-                    normalise::<S, true, true>(s, x, out, &moments, scale, norm);
                     s.fence();
-                } else {
-                    normalise::<S, true, false>(s, x, out, &moments, scale, norm);
                 }
                 return;
             }
@@ -136,6 +145,9 @@ impl SimdOp for LayerNormRow<'_> {
             }
         }
         normalise::<S, false, false>(s, &[], out, &moments, moments.scale(eps), norm);
+        if let Some(rounded) = rounded {
+            RoundRow { from: out, to: rounded }.run(s);
+        }
     }
 }
 
@@ -268,6 +280,50 @@ fn normalise<S: Simd, const COPY: bool, const STREAM: bool>(
             let d = s.sub(s.sub(x, mean), correction);
             let y = s.fma(s.mul(d, scale), s.load_first(&gamma[at..]), s.load_first(&beta[at..]));
             s.store_first(&mut row[at..], y);
+        }
+    );
+}
+
+/// As [`normalise`] of `from`, and the result once more, rounded.
+#[inline(always)]
+fn normalise_rounded<S: Simd, const STREAM: bool>(
+    s: S,
+    from: &[f32],
+    (out, rounded): (&mut [f32], &mut [bf16]),
+    moments: &Moments,
+    scale: f32,
+    norm: &LayerNorm<'_>,
+) {
+    let (mean, correction, scale) = (s.splat(moments.mean), s.splat(moments.correction), s.splat(scale));
+    let (gamma, beta, n) = (norm.gamma, norm.beta, from.len());
+    assert!([gamma.len(), beta.len(), out.len(), rounded.len()].iter().all(|len| *len == n));
+    assert!(!STREAM || out.as_ptr().addr().is_multiple_of(S::LANES * size_of::<f32>()));
+    assert!(!STREAM || rounded.as_ptr().addr().is_multiple_of(S::LANES * size_of::<bf16>()));
+    for_vectors!(
+        S,
+        n,
+        |_part, at| {
+            let d = s.sub(s.sub(s.load(&from[at..]), mean), correction);
+            let y = s.fma(s.mul(d, scale), s.load(&gamma[at..]), s.load(&beta[at..]));
+            let (out, rounded) = (&mut out[at..at + S::LANES], &mut rounded[at..at + S::LANES]);
+            // SAFETY: room for a vector in both, at a multiple of vectors from where they start, which is aligned where
+            // that matters.
+            unsafe {
+                if STREAM {
+                    s.stream_ptr(out.as_mut_ptr(), y);
+                    s.stream_bf16_ptr(rounded.as_mut_ptr(), y);
+                } else {
+                    s.store_ptr(out.as_mut_ptr(), y);
+                    s.store_bf16_ptr(rounded.as_mut_ptr(), S::LANES, y);
+                }
+            }
+        },
+        |at| {
+            let d = s.sub(s.sub(s.load_first(&from[at..]), mean), correction);
+            let y = s.fma(s.mul(d, scale), s.load_first(&gamma[at..]), s.load_first(&beta[at..]));
+            s.store_first(&mut out[at..], y);
+            // SAFETY: `rounded` holds `n - at` more values, fewer than a vector.
+            unsafe { s.store_bf16_ptr(rounded.as_mut_ptr().add(at), n - at, y) };
         }
     );
 }

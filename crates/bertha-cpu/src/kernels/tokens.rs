@@ -179,7 +179,7 @@ pub fn embedding_rounded(
                 out.fill(0.0);
             }
             if let Some(norm) = norm {
-                isa.run(LayerNormRow { norm, x: None, residual: None, out, streams: false });
+                isa.run(LayerNormRow { norm, x: None, residual: None, out, rounded: None, streams: false });
             }
             if let Some((stride, cols, rounded)) = &rounded {
                 // SAFETY: rows do not overlap, and every row belongs to one block.

@@ -108,6 +108,7 @@ impl CpuSession {
         let inputs = in_order(&model, inputs)?;
         let mask = wanted_mask(&model, wanted)?;
         let program = model.program(&inputs)?;
+        self.context.measure_distance();
         execute(&program, &mut self.context, &mut self.workspace, &inputs, mask, None)?;
         self.hand_out(&program, &inputs, mask, &mut take)
     }
@@ -123,6 +124,7 @@ impl CpuSession {
         let mask = wanted_mask(&model, wanted)?;
         let program = model.program(&inputs)?;
         let mut seconds = vec![0.0; program.steps.len()];
+        self.context.measure_distance();
         execute(&program, &mut self.context, &mut self.workspace, &inputs, mask, Some(&mut seconds))?;
         let steps = program.steps.iter().zip(seconds);
         Ok(steps

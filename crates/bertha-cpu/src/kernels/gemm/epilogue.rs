@@ -68,6 +68,8 @@ pub(super) enum TileOutput {
     Streamed(*mut f32, usize),
     /// Rounded, to another place, whose rows are this far apart.
     Bf16(*mut bf16, usize),
+    /// As both of the above.
+    StreamedBf16(*mut bf16, usize),
 }
 
 /// The epilogue on one tile, right after its last store, while it is in the first-level cache: a load and a store per
@@ -114,6 +116,9 @@ impl EpilogueTile {
                     TileOutput::InPlace => TileOutput::InPlace,
                     TileOutput::Streamed(out, stride) => TileOutput::Streamed(out.add(row * stride), 0),
                     TileOutput::Bf16(out, stride) => TileOutput::Bf16(out.add(row * stride), 0),
+                    TileOutput::StreamedBf16(out, stride) => {
+                        TileOutput::StreamedBf16(out.add(row * stride), 0)
+                    }
                 };
                 let residual = if self.residual.is_null() {
                     self.residual
@@ -134,6 +139,7 @@ impl EpilogueTile {
                         TileOutput::InPlace => s.store_ptr(c.add(col), x),
                         TileOutput::Streamed(out, _) => s.stream_ptr(out.add(col), x),
                         TileOutput::Bf16(out, _) => s.store_bf16_ptr(out.add(col), S::LANES, x),
+                        TileOutput::StreamedBf16(out, _) => s.stream_bf16_ptr(out.add(col), x),
                     }
                     col += S::LANES;
                 }
@@ -150,7 +156,9 @@ impl EpilogueTile {
                     match output {
                         TileOutput::InPlace => s.store_first_ptr(c.add(col), left, x),
                         TileOutput::Streamed(out, _) => s.store_first_ptr(out.add(col), left, x),
-                        TileOutput::Bf16(out, _) => s.store_bf16_ptr(out.add(col), left, x),
+                        TileOutput::Bf16(out, _) | TileOutput::StreamedBf16(out, _) => {
+                            s.store_bf16_ptr(out.add(col), left, x);
+                        }
                     }
                 }
             }

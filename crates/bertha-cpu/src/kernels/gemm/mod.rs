@@ -231,12 +231,11 @@ fn multiply<W: Word>(
     let (words, max_mr) = (desc.words(), tile::max_mr(desc.tier));
     let blocking = Blocking::choose(ctx, &a, &desc);
     let copied = if blocking.copy { gemm_scratch_len(desc.tier, words, a.stride) } else { 0 };
-    let streams = match &c {
-        Product::F32(c) => {
-            worth_forking(ctx.threads(), a.rows, desc.n, desc.k) && ctx.streams(c.data, c.stride)
-        }
-        Product::Bf16(_) => false,
-    };
+    let streams = worth_forking(ctx.threads(), a.rows, desc.n, desc.k)
+        && match &c {
+            Product::F32(c) => ctx.streams(c.data, c.stride),
+            Product::Bf16(c) => ctx.streams(c.data, c.stride),
+        };
     let sums = match c {
         Product::F32(_) if !streams => 0,
         _ => (a.rows.div_ceil(blocking.row_blocks) + max_mr) * blocking.group * desc.nr,
@@ -435,7 +434,11 @@ impl<W> Block<'_, W> {
             Target::F32(_) if self.epilogue.is_identity() => return,
             Target::F32(_) => TileOutput::InPlace,
             Target::Bf16(out) => {
-                TileOutput::Bf16(out.place(self.c_start + row * self.c_stride + col), self.c_stride)
+                let to = out.place(self.c_start + row * self.c_stride + col);
+                match self.streams {
+                    true => TileOutput::StreamedBf16(to, self.c_stride),
+                    false => TileOutput::Bf16(to, self.c_stride),
+                }
             }
         };
         let bias = match self.epilogue.bias {

@@ -309,6 +309,15 @@ impl_simd!(Avx512Bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn stream_bf16_ptr(self, p: *mut bf16, v: __m512) {
+        // SAFETY: see the impl; the caller promises room and alignment.
+        unsafe {
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            _mm256_stream_si256(p.cast(), rounded);
+        }
+    }
 });
 
 #[cfg(test)]

@@ -206,6 +206,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
+    /// As [`Simd::store_bf16_ptr`] of all lanes and [`Simd::stream_ptr`].
+    ///
+    /// # Safety
+    /// `p` must be valid for writes of `LANES` values and aligned to as many.
+    #[inline(always)]
+    unsafe fn stream_bf16_ptr(self, p: *mut bf16, v: Self::F) {
+        // SAFETY: this function's contract.
+        unsafe { self.store_bf16_ptr(p, Self::LANES, v) }
+    }
+
     /// The first `n <= LANES` lanes.
     fn first(self, n: usize) -> Self::M;
     /// Lanes where `a < b`; false for NaN.
