@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bertha_compile::Precision;
 use bertha_graph::Graph;
@@ -14,7 +15,7 @@ use crate::arch::Arch;
 use crate::driver::{CudaError, Device};
 use crate::kernels::{KernelSpec, Setting};
 use crate::nvrtc::Nvrtc;
-use crate::program::{LowerError, UnsupportedNode, is_ragged};
+use crate::program::{LowerError, Program, UnsupportedNode, is_ragged};
 use crate::tune::{self, CardKey, TimingCache};
 
 pub(super) fn build(
@@ -25,11 +26,10 @@ pub(super) fn build(
     settings: &[Setting],
 ) -> Result<CudaPlan, PlanError> {
     let lowered = checked(graph, arch, precision)?;
-    let cubins = compile_all(&lowered.kernels_in(settings), arch)?;
+    let kernels = lowered.kernels_in(settings);
+    let (cubins, weights) = compile_and_convert(graph, &lowered.program, &kernels, (arch, precision))?;
     let Lowered { program, base, .. } = lowered;
-    let weights: Result<Vec<Bytes>, LowerError> =
-        program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect();
-    Ok(CudaPlan { arch, precision, multiprocessors, program, graph: base, cubins, weights: weights? })
+    Ok(CudaPlan { arch, precision, multiprocessors, program, graph: base, cubins, weights })
 }
 
 pub(super) fn build_timed(
@@ -48,13 +48,12 @@ pub(super) fn build_timed(
     let card = CardKey::of(device)?;
     let mut kernels = lowered.kernels_in(&settings);
     kernels.extend(tune::kernels(&lowered.program, base_setting(arch, multiprocessors), (cache, &card)));
-    let cubins = compile_all(&kernels, arch)?;
     let program = lowered.program.clone();
-    let weights: Result<Vec<Bytes>, LowerError> =
-        program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect();
-    let mut plan =
-        CudaPlan { arch, precision, multiprocessors, program, graph: None, cubins, weights: weights? };
+    let (cubins, weights) = compile_and_convert(graph, &program, &kernels, (arch, precision))?;
+    let mut plan = CudaPlan { arch, precision, multiprocessors, program, graph: None, cubins, weights };
+    let start = Instant::now();
     lowered.program.tactics = tune::tune(device, Arc::new(plan.clone()), cache)?;
+    tracing::info!("tactics timed in {:.2} s", start.elapsed().as_secs_f64());
     let needed: BTreeSet<String> = lowered.kernels_in(&settings).iter().map(ToString::to_string).collect();
     plan.program = lowered.program;
     plan.cubins.retain(|kernel, _| needed.contains(kernel));
@@ -84,6 +83,31 @@ pub(super) fn checked(graph: &Graph, arch: Arch, precision: Precision) -> Result
         })
         .collect();
     if nodes.is_empty() { Ok(lowered) } else { Err(LowerError::Unsupported { nodes }.into()) }
+}
+
+/// Machine code by the names of kernels, and the program's weights in their order.
+type Parts = (BTreeMap<String, Bytes>, Vec<Bytes>);
+
+/// Compiles the kernels while the weights are converted.
+fn compile_and_convert(
+    graph: &Graph,
+    program: &Program,
+    kernels: &BTreeSet<KernelSpec>,
+    (arch, precision): (Arch, Precision),
+) -> Result<Parts, PlanError> {
+    let start = Instant::now();
+    let convert = || -> Result<Vec<Bytes>, LowerError> {
+        program.weights.iter().map(|plan| weights::convert(graph, plan, precision)).collect()
+    };
+    let (cubins, weights) = std::thread::scope(|scope| {
+        let weights = scope.spawn(convert);
+        let cubins = compile_all(kernels, arch);
+        let weights = weights.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (cubins, weights)
+    });
+    let parts = (cubins?, weights?);
+    tracing::info!("{} kernels compiled in {:.2} s", kernels.len(), start.elapsed().as_secs_f64());
+    Ok(parts)
 }
 
 /// Compiles on as many threads as there are cores.

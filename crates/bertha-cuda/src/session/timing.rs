@@ -10,8 +10,15 @@ const ENOUGH: f64 = 2e-3;
 const FEWEST: usize = 3;
 const MOST: usize = 15;
 
+/// Launches of the program's steps one after another, overlapping as in a run, captured to be timed. It works on the memory
+/// of its session, which therefore takes no other batch meanwhile.
+pub(crate) struct Rehearsal<'a> {
+    session: &'a CudaSession,
+    graph: Graph,
+}
+
 impl CudaSession {
-    /// Runs the batch once, so that its counts and tensors are on the card for [`Self::time`].
+    /// Runs the batch once, so that its counts and tensors are on the card for [`Self::rehearse`].
     ///
     /// # Errors
     /// As for [`Self::run`].
@@ -19,12 +26,16 @@ impl CudaSession {
         self.run(batch, &[], |_| {})
     }
 
-    /// Seconds that these launches of the program's steps take one after another, overlapping as in a run: the median of
-    /// some replays of a graph. The batch must have been settled last; what the launches write is not handed out.
+    /// Captures these launches of the program's steps for the batch, which must have been settled last; what they write is not
+    /// handed out.
     ///
     /// # Errors
     /// What the card says of them.
-    pub(crate) fn time(&mut self, batch: &RaggedInputs<'_>, launches: &[Launch]) -> Result<f64, RunError> {
+    pub(crate) fn rehearse(
+        &self,
+        batch: &RaggedInputs<'_>,
+        launches: &[Launch],
+    ) -> Result<Rehearsal<'_>, RunError> {
         let key = self.key(batch, &[])?;
         let captured = self.captured.get(&key).ok_or(RunError::Order("no batch was settled"))?;
         let (model, stream) = (&self.model, &self.workspace.stream);
@@ -39,12 +50,47 @@ impl CudaSession {
         })?;
         // The first replay uploads the graph.
         stream.replay(&graph)?;
-        let first = self.workspace.replay_seconds(&graph)?;
-        let count = ((ENOUGH / first.max(1e-9)) as usize).clamp(FEWEST, MOST);
-        let times: Result<Vec<f64>, CudaError> =
-            (0..count).map(|_| self.workspace.replay_seconds(&graph)).collect();
-        let mut times = times?;
-        times.sort_by(f64::total_cmp);
-        Ok(times[count / 2])
+        Ok(Rehearsal { session: self, graph })
     }
+}
+
+impl Rehearsal<'_> {
+    /// Seconds that the launches take: the median of some replays.
+    ///
+    /// # Errors
+    /// What the card says of them.
+    pub(crate) fn seconds(&self) -> Result<f64, CudaError> {
+        let times: Result<Vec<f64>, CudaError> = (0..self.replays()?).map(|_| self.replay()).collect();
+        Ok(median(times?))
+    }
+
+    /// Seconds that the launches take, and those that others take, in turns: a card's clock goes up and down with what it
+    /// has done before.
+    ///
+    /// # Errors
+    /// What the card says of them.
+    pub(crate) fn against(&self, other: &Self) -> Result<[f64; 2], CudaError> {
+        let (mut times, mut others) = (Vec::new(), Vec::new());
+        for _ in 0..self.replays()? {
+            times.push(self.replay()?);
+            others.push(other.replay()?);
+        }
+        Ok([median(times), median(others)])
+    }
+
+    /// How many replays are enough.
+    fn replays(&self) -> Result<usize, CudaError> {
+        let first = self.replay()?;
+        Ok(((ENOUGH / first.max(1e-9)) as usize).clamp(FEWEST, MOST))
+    }
+
+    /// Seconds of one replay.
+    fn replay(&self) -> Result<f64, CudaError> {
+        self.session.workspace.replay_seconds(&self.graph)
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::INFINITY)
 }

@@ -21,8 +21,10 @@ use crate::plan::{CudaPlan, PlanError};
 use crate::program::{CudaStep, Input, Linear, Place, Program};
 use crate::session::{CudaSession, RaggedInputs};
 
-/// Candidates of a layer that are tried in place, the fastest alone first.
+/// Candidates of a layer that are tried in place, the fastest alone first: so many at most, none that alone is slower than the
+/// fastest by more than this factor.
 const TRIED: usize = 3;
+const NEAR: f64 = 1.1;
 /// By how much a whole run must become shorter for another tactic; less is noise.
 const GAIN: f64 = 0.995;
 
@@ -54,6 +56,14 @@ impl Group {
         let mut timed: Vec<(Tactic, f64)> = self.candidates(program).into_iter().map(time).collect();
         timed.sort_by(|a, b| a.1.total_cmp(&b.1));
         timed
+    }
+
+    /// The candidates worth trying in place, the fastest alone first.
+    fn to_try(&self, program: &Program, cache: &TimingCache, card: &CardKey) -> Vec<Tactic> {
+        let timed = self.by_time(program, cache, card);
+        let fastest = timed.first().map_or(f64::INFINITY, |(_, us)| *us);
+        let near = timed.into_iter().take(TRIED).filter(|(_, us)| *us <= fastest * NEAR);
+        near.map(|(tactic, _)| tactic).collect()
     }
 }
 
@@ -146,11 +156,9 @@ pub(crate) fn kernels(
 ) -> BTreeSet<KernelSpec> {
     let mut kernels = BTreeSet::new();
     for group in groups(program, base) {
-        let mut needed = group.by_time(program, cache, card);
-        if needed.iter().all(|(_, us)| us.is_finite()) {
-            needed.truncate(TRIED);
-        }
-        for (tactic, _) in needed {
+        let is_timed = group.by_time(program, cache, card).iter().all(|(_, us)| us.is_finite());
+        let needed = if is_timed { group.to_try(program, cache, card) } else { group.candidates(program) };
+        for tactic in needed {
             kernels
                 .extend(launches(program, &group, tactic).into_iter().flatten().map(|launch| launch.kernel));
         }
@@ -279,7 +287,8 @@ impl Timer<'_> {
             self.session.settle(&self.batch)?;
             for tactic in new {
                 let Some(launches) = launches(program, group, tactic) else { continue };
-                let seconds = self.session.time(&self.batch, &launches)? / launches.len() as f64;
+                let seconds =
+                    self.session.rehearse(&self.batch, &launches)?.seconds()? / launches.len() as f64;
                 tracing::debug!("{} at {tokens} tokens, {tactic}: {:.2} us", group.layer, seconds * 1e6);
                 self.cache.put(self.card, &group.layer, tokens, (tactic, seconds * 1e6));
             }
@@ -294,27 +303,32 @@ impl Timer<'_> {
             return Ok(());
         }
         self.session.settle(&self.batch)?;
-        let by_rule = program.launches(&setting);
+        let session: &CudaSession = self.session;
+        let run = |program: &Program| session.rehearse(&self.batch, &program.launches(&setting));
         let tokens = setting.rows_to_choose_by(Rows::Tokens);
+        let by_rule = run(program)?;
+        let mut by_time = None;
         for group in bucket {
             let rule = group.candidates(program).first().copied();
-            let fastest = group.by_time(program, self.cache, self.card).into_iter().take(TRIED);
-            let tried = fastest.map(|(tactic, _)| tactic);
-            for tactic in tried.filter(|tactic| Some(*tactic) != rule) {
+            for tactic in group.to_try(program, self.cache, self.card) {
+                if Some(tactic) == rule {
+                    continue;
+                }
                 let before = program.tactics.clone();
-                // Both within the same moment: a card's clock goes up and down with what it has done before.
-                let best = self.session.time(&self.batch, &program.launches(&setting))?;
                 program.tactics.choose(&group.layer, tokens, tactic);
-                let seconds = self.session.time(&self.batch, &program.launches(&setting))?;
-                if seconds >= best * GAIN {
+                let other = run(program)?;
+                let [best, seconds] = by_time.as_ref().unwrap_or(&by_rule).against(&other)?;
+                if seconds < best * GAIN {
+                    by_time = Some(other);
+                } else {
                     program.tactics = before;
                 }
             }
         }
-        let by_rule = self.session.time(&self.batch, &by_rule)?;
-        let by_time = self.session.time(&self.batch, &program.launches(&setting))?;
-        let [by_rule, by_time] = [by_rule, by_time].map(|seconds| seconds * 1e6);
-        tracing::info!("{tokens} tokens: {by_rule:.1} us by rule, {by_time:.1} us with tactics by time");
+        if let Some(by_time) = by_time {
+            let [by_rule, by_time] = by_rule.against(&by_time)?.map(|seconds| seconds * 1e6);
+            tracing::info!("{tokens} tokens: {by_rule:.1} us by rule, {by_time:.1} us with tactics by time");
+        }
         Ok(())
     }
 }
