@@ -7,7 +7,7 @@ use super::{CudaSession, RaggedInputs, RunError};
 
 /// Seconds that the replays of one graph take together, about; no fewer than [`FEWEST`] and no more than [`MOST`].
 const ENOUGH: f64 = 2e-3;
-const FEWEST: usize = 3;
+const FEWEST: usize = 5;
 const MOST: usize = 15;
 
 /// Launches of the program's steps one after another, overlapping as in a run, captured to be timed. It works on the memory

@@ -306,6 +306,7 @@ impl Timer<'_> {
         let session: &CudaSession = self.session;
         let run = |program: &Program| session.rehearse(&self.batch, &program.launches(&setting));
         let tokens = setting.rows_to_choose_by(Rows::Tokens);
+        let rules = program.tactics.clone();
         let by_rule = run(program)?;
         let mut by_time = None;
         for group in bucket {
@@ -328,6 +329,10 @@ impl Timer<'_> {
         if let Some(by_time) = by_time {
             let [by_rule, by_time] = by_rule.against(&by_time)?.map(|seconds| seconds * 1e6);
             tracing::info!("{tokens} tokens: {by_rule:.1} us by rule, {by_time:.1} us with tactics by time");
+            // What was gained step by step may have been noise.
+            if by_time >= by_rule * GAIN {
+                program.tactics = rules;
+            }
         }
         Ok(())
     }
