@@ -4,7 +4,7 @@
 //! may share a slot. Sizes are polynomials over the batch's dimensions, so the assignment is made once, when a plan
 //! is made, and a slot's size for a given batch is the largest of its buffers' sizes.
 
-use bertha_graph::{Bindings, Dim};
+use bertha_graph::{Bindings, Dim, Factor};
 
 /// A buffer to place.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,23 @@ impl MemoryPlan {
             .map(|sizes| sizes.iter().filter_map(|size| size.eval(bindings).ok()).max().unwrap_or(0))
             .sum()
     }
+}
+
+/// Those of some distinct sizes that are the largest for some batch, as far as coefficients tell: a size that another one
+/// reaches or exceeds whatever the symbols stand for is left out.
+pub fn largest_sizes(sizes: &[Dim]) -> Vec<&Dim> {
+    let is_reached = |size: &Dim| sizes.iter().any(|other| other != size && is_at_least(other, size));
+    sizes.iter().filter(|size| !is_reached(size)).collect()
+}
+
+/// Whether `a` is never less than `b`: no coefficient of their difference is negative, and it has no quotients, which may
+/// be.
+fn is_at_least(a: &Dim, b: &Dim) -> bool {
+    let difference = a - b;
+    let mut terms = difference.terms();
+    terms.all(|(factors, coefficient)| {
+        coefficient >= 0 && factors.iter().all(|factor| matches!(factor, Factor::Symbol(_)))
+    })
 }
 
 /// A batch by whose sizes buffers are compared: the assignment is right for every batch, and tight for ones like it.
@@ -123,5 +140,23 @@ mod tests {
         assert_eq!(plan.slots.len(), 2);
         let bindings = Bindings::from([("tokens".into(), 10)]);
         assert_eq!(plan.total_bytes(&bindings), 80);
+    }
+
+    #[test]
+    fn sizes_that_are_never_the_largest_are_left_out() {
+        let largest = |sizes: &[&str]| -> Vec<String> {
+            let sizes: Vec<Dim> = sizes.iter().map(|size| size.parse().unwrap()).collect();
+            largest_sizes(&sizes).into_iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(largest(&["1536*tokens", "4608*tokens", "4*tokens"]), ["4608*tokens"]);
+        assert_eq!(
+            largest(&["6*batch + 8*tokens", "8*tokens", "7*batch"]),
+            ["6*batch + 8*tokens", "7*batch"]
+        );
+        assert_eq!(largest(&["8*tokens", "4*tokens + 8"]), ["8*tokens", "4*tokens + 8"]);
+        assert_eq!(largest(&["64", "8*tokens", "512"]), ["8*tokens", "512"]);
+        // For a seq of 1 the quotient is -1.
+        let halves = ["4*floor((seq - 3)/2) + 8", "8"];
+        assert_eq!(largest(&halves).len(), 2);
     }
 }

@@ -1,9 +1,11 @@
-//! Work to measure with: random token ids of given lengths, as the model takes them.
+//! Work to measure with: random token ids of given lengths, or random floats, as the model takes them.
 
 use std::time::Duration;
 
 use bertha_compile::{TacticTable, cost};
-use bertha_graph::{Bindings, DType, Graph, Interface, Op, Shape, SplitMix64, TensorData, TensorType};
+use bertha_graph::{
+    Bindings, DType, Graph, Interface, Op, Shape, SplitMix64, TensorData, TensorType, ragged,
+};
 
 use crate::batch::RaggedBatch;
 use crate::engine::Engine;
@@ -93,17 +95,18 @@ impl Workload {
         })
     }
 
-    /// `1 sequence of 128 tokens`, as [`TacticTable::batch`] says what it is for.
+    /// `1 sequence of 128 tokens` (of positions for a model that takes no token ids), as [`TacticTable::batch`] says what it is for.
     pub fn batch_in_words(&self) -> String {
         let plural =
             |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
         let tokens: usize = self.lengths.iter().sum();
+        let unit = if self.graph.find(ragged::INPUT_IDS).is_some() { "token" } else { "position" };
         match self.lengths.as_slice() {
             [first, rest @ ..] if rest.iter().all(|length| length == first) => {
-                format!("{} of {}", plural(self.lengths.len(), "sequence"), plural(*first, "token"))
+                format!("{} of {}", plural(self.lengths.len(), "sequence"), plural(*first, unit))
             }
             _ => {
-                format!("{} of {} together", plural(self.lengths.len(), "sequence"), plural(tokens, "token"))
+                format!("{} of {} together", plural(self.lengths.len(), "sequence"), plural(tokens, unit))
             }
         }
     }
@@ -135,7 +138,12 @@ fn named(inputs: &[(String, TensorData)]) -> Vec<(&str, &TensorData)> {
 }
 
 /// A batch of sequences of the given lengths with random token ids. The same seed gives the same ids. A dense model
-/// gets them padded to the longest, with an attention mask where it takes one.
+/// gets them padded to the longest, with an attention mask where it takes one, and floats between -1 and 1 where it takes
+/// floats (all open sizes of such inputs but the batch are that of the longest sequence), with `..lengths` where it takes
+/// those.
+///
+/// # Errors
+/// When the model takes other inputs, or refuses the lengths.
 pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<Workload, Error> {
     let mut random = SplitMix64::new(seed);
     let vocabulary = vocabulary(engine.graph());
@@ -159,7 +167,7 @@ pub fn random_workload(engine: &Engine, lengths: &[usize], seed: u64) -> Result<
             lengths: lengths.to_vec(),
         });
     }
-    let inputs = padded_inputs(engine.graph(), &sequences)?;
+    let inputs = padded_inputs(engine.graph(), &sequences, &mut random)?;
     let types: Vec<TensorType> = inputs
         .iter()
         .map(|(_, data)| TensorType::new(data.dtype(), data.shape().iter().copied().collect::<Shape>()))
@@ -184,32 +192,74 @@ fn vocabulary(graph: &Graph) -> usize {
     tables.max().filter(|rows| u32::try_from(*rows).is_ok()).map_or(SMALLEST, |rows| rows as usize).max(1)
 }
 
-fn padded_inputs(graph: &Graph, sequences: &[Vec<u32>]) -> Result<Vec<(String, TensorData)>, Error> {
+/// Values for all inputs of a dense graph: what is known of its integers, and random floats such as pixels and features.
+fn padded_inputs(
+    graph: &Graph,
+    sequences: &[Vec<u32>],
+    random: &mut SplitMix64,
+) -> Result<Vec<(String, TensorData)>, Error> {
     let columns = sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let bindings = sizes(graph, sequences.len(), columns);
     let mut inputs = Vec::new();
     for id in graph.inputs() {
         let tensor = graph.tensor(*id);
-        let cell = |row: &Vec<u32>, column: usize| match tensor.name.as_str() {
-            "input_ids" => Some(row.get(column).map_or(0, |id| i64::from(*id))),
-            "attention_mask" => Some(i64::from(column < row.len())),
-            "token_type_ids" => Some(0),
-            "position_ids" => Some(column as i64),
-            _ => None,
-        };
-        let cells: Option<Vec<i64>> =
-            sequences.iter().flat_map(|row| (0..columns).map(move |column| cell(row, column))).collect();
         let unknown = || Error::Input {
             name: tensor.name.clone(),
             why: format!("no random values are known for {}; give the inputs as an .npz", tensor.ty),
         };
-        let cells = cells.filter(|_| tensor.ty.shape.rank() == 2).ok_or_else(unknown)?;
-        let shape = vec![sequences.len(), columns];
+        if tensor.ty.dtype == DType::F32 {
+            let shape = tensor.ty.shape.substitute(&bindings).as_const().ok_or_else(unknown)?;
+            bertha_graph::byte_count(DType::F32, &shape)?;
+            let values = (0..shape.iter().product()).map(|_| (random.unit() * 2.0 - 1.0) as f32).collect();
+            inputs.push((tensor.name.clone(), TensorData::from_vec(shape, values)?));
+            continue;
+        }
+        let known = match tensor.ty.shape.rank() {
+            1 => lengths(&tensor.name, sequences).map(|values| (vec![sequences.len()], values)),
+            2 => {
+                cells(&tensor.name, sequences, columns).map(|values| (vec![sequences.len(), columns], values))
+            }
+            _ => None,
+        };
+        let (shape, values) = known.ok_or_else(unknown)?;
         let data = match tensor.ty.dtype {
-            DType::I64 => TensorData::from_vec(shape, cells)?,
-            DType::I32 => TensorData::from_vec(shape, cells.into_iter().map(|cell| cell as i32).collect())?,
+            DType::I64 => TensorData::from_vec(shape, values)?,
+            DType::I32 => {
+                TensorData::from_vec(shape, values.into_iter().map(|value| value as i32).collect())?
+            }
             _ => return Err(unknown()),
         };
         inputs.push((tensor.name.clone(), data));
     }
     Ok(inputs)
+}
+
+/// The contents of an input `[batch, seq]`, where its name tells them.
+fn cells(name: &str, sequences: &[Vec<u32>], columns: usize) -> Option<Vec<i64>> {
+    let cell = |row: &Vec<u32>, column: usize| match name {
+        "input_ids" => Some(row.get(column).map_or(0, |id| i64::from(*id))),
+        "attention_mask" => Some(i64::from(column < row.len())),
+        "token_type_ids" => Some(0),
+        "position_ids" => Some(column as i64),
+        _ => None,
+    };
+    sequences.iter().flat_map(|row| (0..columns).map(move |column| cell(row, column))).collect()
+}
+
+/// The contents of an input `[batch]`, where its name says that they are lengths.
+fn lengths(name: &str, sequences: &[Vec<u32>]) -> Option<Vec<i64>> {
+    name.ends_with("lengths").then(|| sequences.iter().map(|row| row.len() as i64).collect())
+}
+
+/// The symbols of the inputs' shapes: what an input begins with is the batch, and what else is open is as long as a sequence.
+fn sizes(graph: &Graph, batch: usize, columns: usize) -> Bindings {
+    let shapes = graph.inputs().iter().map(|id| graph.tensor(*id).ty.shape.dims());
+    let mut bindings = Bindings::new();
+    for (axis, dim) in shapes.flat_map(|dims| dims.iter().enumerate()) {
+        let size = if axis == 0 { batch } else { columns };
+        for symbol in dim.symbols() {
+            bindings.entry(symbol).or_insert(size as i64);
+        }
+    }
+    bindings
 }

@@ -73,3 +73,26 @@ fn without_time_for_others_the_chosen_kernels_are_timed_still() {
         }
     }
 }
+
+#[test]
+fn models_that_take_floats_are_timed_too() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/onnx/conformer");
+    for name in ["conformer_legacy16.onnx", "conformer_dynamo18.onnx"] {
+        let engine = Engine::open(folder.join(name)).unwrap();
+        let workload = random_workload(&engine, &[40, 31], 0).unwrap();
+        let inputs = workload.inputs(&engine).unwrap();
+        let find = |end: &str| &inputs.iter().find(|(name, _)| name.ends_with(end)).unwrap().1;
+        assert_eq!(find("lengths").to_i64().unwrap(), [40, 31]);
+        let features = inputs.iter().find(|(_, data)| data.dtype().is_float()).unwrap();
+        assert!(features.1.shape()[..2] == [2, 40] && features.1.to_f64().iter().any(|value| *value < 0.0));
+        assert_eq!(workload.batch_in_words(), "2 sequences of 71 positions together");
+        let table = workload.tactics(&engine, &mut engine.session(1).unwrap(), Duration::ZERO).unwrap();
+        let is_timed = |start: &str| {
+            let step = table.steps.iter().find(|step| step.step.starts_with(start));
+            step.is_some_and(|step| {
+                step.tactics.iter().any(|tactic| tactic.chosen && tactic.seconds.is_some())
+            })
+        };
+        assert!(is_timed("linear") && is_timed("conv"), "{table}");
+    }
+}

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bertha_compile::Precision;
+use bertha_compile::memory::largest_sizes;
 use bertha_graph::{Graph, Op, Shape, TensorType};
 
 use super::error::{LowerError, RunError};
@@ -90,7 +91,7 @@ impl CpuModel {
     pub fn memory_plan(&self) -> Option<Vec<SlotPlan>> {
         let program = self.direct.as_ref()?;
         let slot = |(slot, sizes): (usize, &Vec<bertha_graph::Dim>)| {
-            let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+            let sizes: Vec<String> = largest_sizes(sizes).into_iter().map(ToString::to_string).collect();
             let bytes = match sizes.as_slice() {
                 [size] => size.clone(),
                 sizes => format!("max({})", sizes.join(", ")),

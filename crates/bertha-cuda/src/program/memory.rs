@@ -34,18 +34,6 @@ impl Arena {
         }
         (offsets, end)
     }
-
-    /// One line a slot, for people.
-    pub fn describe(&self) -> Vec<String> {
-        let line = |sizes: &Vec<Dim>| {
-            let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
-            match sizes.as_slice() {
-                [size] => size.clone(),
-                sizes => format!("max({})", sizes.join(", ")),
-            }
-        };
-        self.slots.iter().map(line).collect()
-    }
 }
 
 /// The symbols of a ragged graph as the rows that are allocated.
