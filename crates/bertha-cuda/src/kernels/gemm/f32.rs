@@ -1,6 +1,6 @@
 //! `gemm_f32.cu`: products in f32 by fused multiply-adds, for every shape and architecture.
 
-use super::{Tactic, Tile, activation_number, best_tile, layer_time, tiles_worth_timing};
+use super::{Tactic, Tile, activation_number, best_tile, layer_time, tile_of, tiles_worth_timing};
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
 
@@ -38,8 +38,7 @@ pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
 }
 
 pub(super) fn estimate(size: (usize, usize), linear: &Linear, setting: &Setting) -> Option<f64> {
-    let (tile, _) = TILES.into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size)?;
-    Some(layer_time(&tile, linear, setting))
+    tile_of(&TILES, size).map(|(tile, _)| layer_time(&tile, linear, setting))
 }
 
 pub(super) fn launch(
@@ -48,8 +47,8 @@ pub(super) fn launch(
     linear: &Linear,
     setting: &Setting,
 ) -> Option<Launch> {
-    let found = TILES.into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size);
-    found.filter(|_| storage == Storage::F32).map(|found| with_tile(found, linear, setting))
+    let found = tile_of(&TILES, size).filter(|_| storage == Storage::F32);
+    found.map(|found| with_tile(found, linear, setting))
 }
 
 /// The launch with the smallest tile, which every layer has.

@@ -1,6 +1,6 @@
 //! `gemm_mma.cu`: 16-bit products by warp instructions, for every shape and architecture.
 
-use super::{Tactic, Tile, activation_number, best_tile, layer_time, tiles_worth_timing};
+use super::{Tactic, Tile, activation_number, best_tile, layer_time, tile_of, tiles_worth_timing};
 use crate::arch::Arch;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
@@ -51,8 +51,7 @@ pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
 }
 
 pub(super) fn estimate(size: (usize, usize), linear: &Linear, setting: &Setting) -> Option<f64> {
-    let (tile, _) = tiles(setting.arch).into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size)?;
-    Some(layer_time(&tile, linear, setting))
+    tile_of(&tiles(setting.arch), size).map(|(tile, _)| layer_time(&tile, linear, setting))
 }
 
 pub(super) fn launch(
@@ -65,8 +64,7 @@ pub(super) fn launch(
         return None;
     }
     let rows = setting.rows(linear.rows);
-    let tiles = tiles(setting.arch);
-    let (tile, blocking) = tiles.into_iter().find(|(tile, _)| (tile.rows, tile.columns) == size)?;
+    let (tile, blocking) = tile_of(&tiles(setting.arch), size)?;
     let [warps_m, warps_n, warps_k] = blocking.warps;
     let kernel = KernelSpec::file("gemm_mma")
         .element(storage)

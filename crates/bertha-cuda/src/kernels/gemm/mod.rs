@@ -179,6 +179,11 @@ fn best_tile<T: Copy>(
     candidates.iter().copied().min_by(|(a, _), (b, _)| time(a).total_cmp(&time(b)))
 }
 
+/// The tile of so many rows and columns.
+fn tile_of<T: Copy>(tiles: &[(Tile, T)], size: (usize, usize)) -> Option<(Tile, T)> {
+    tiles.iter().copied().find(|(tile, _)| (tile.rows, tile.columns) == size)
+}
+
 /// What [`best_tile`] compares.
 fn tile_time(tile: &Tile, rows: usize, columns: usize, multiprocessors: usize) -> f64 {
     let tiles = rows.div_ceil(tile.rows) * columns.div_ceil(tile.columns);

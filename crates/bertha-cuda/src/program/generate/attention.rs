@@ -3,7 +3,7 @@
 
 use bertha_graph::{AttentionAttrs, Dim, Node, Shape, TensorId};
 
-use super::code::{Code, kernel, stored};
+use super::code::{Code, fill, kernel, stored};
 use super::{Draft, Generated, Source, THREADS};
 use crate::program::Storage;
 use crate::program::lower::{Lowered, Lowering, operand};
@@ -77,12 +77,9 @@ pub(super) fn generate(
         Some(_) => {
             let source = Source::of(lowering, node, 3)?;
             let to = [batch, q_heads, queries, keys].map(Dim::clone);
-            let mut at = code.broadcast(&source.dims, &to)?;
-            for (axis, name) in ["batch", "head", "query", "key"].iter().enumerate().rev() {
-                at = at.replace(&format!("d{axis} *"), &format!("{name} *"));
-            }
+            let at = code.broadcast_at(&source.dims, &to, &["batch", "head", "query", "key"])?;
             let line = match source.storage {
-                Storage::Bool => format!("if (!x3[{at}]) score = MINUS_INFINITY;"),
+                Storage::Bool => format!("if (!x3[{at}]) score = minus_infinity;"),
                 storage if storage.is_float() => format!("score += x3[{at}];"),
                 storage => return Err(format!("attention with a mask of {}", storage.c_name())),
             };
@@ -96,75 +93,84 @@ pub(super) fn generate(
         cap if cap > 0.0 => format!("score = {cap:e}f * tanhf(score / {cap:e}f);"),
         _ => String::new(),
     };
-    let causal = if attrs.is_causal { "if (key > query) score = MINUS_INFINITY;" } else { "" };
+    let causal = if attrs.is_causal { "if (key > query) score = minus_infinity;" } else { "" };
     let storage = if lowering.is_for_the_caller(y) { Storage::F32 } else { lowering.activations() };
-    let body = BODY
-        .replace("SOFTCAP", &cap)
-        .replace("CAUSAL", causal)
-        .replace("MASK", &mask)
-        .replace("MINUS_INFINITY", "__int_as_float(0xff800000)")
-        .replace("V_HEAD", &v_head_dim.to_string())
-        .replace("HEAD_DIM", &head_dim.to_string())
-        .replace("SCALE", &format!("{scale:e}f"))
-        .replace("ROWS", &rows)
-        .replace("HEADS", &head_count?)
-        .replace("QUERIES", &query_count?)
-        .replace("KEYS", &key_count?)
-        .replace("GROUP", &group?)
-        .replace("Q_AT", &format!("batch * {} + head * {} + query * {}", q[0], q[1], q[2]))
-        .replace("K_AT", &format!("batch * {} + kv_head * {}", k[0], k[1]))
-        .replace("K_STRIDE", &k[2])
-        .replace("V_AT", &format!("batch * {} + kv_head * {}", v[0], v[1]))
-        .replace("V_STRIDE", &v[2])
-        .replace("Y_AT", &format!("batch * {} + head * {} + query * {}", result[0], result[1], result[2]))
-        .replace("STORED", &stored(storage, "sums[part] / total"));
+    let at = |strides: &[String], head: &str| format!("batch * {} + {head} * {}", strides[0], strides[1]);
+    let body = fill(
+        BODY,
+        &[
+            ("head_dim", &head_dim.to_string()),
+            ("v_head_dim", &v_head_dim.to_string()),
+            ("rows", &rows),
+            ("heads", &head_count?),
+            ("queries", &query_count?),
+            ("keys", &key_count?),
+            ("group", &group?),
+            ("q_at", &at(&q, "head")),
+            ("q_stride", &q[2]),
+            ("k_at", &at(&k, "kv_head")),
+            ("k_stride", &k[2]),
+            ("v_at", &at(&v, "kv_head")),
+            ("v_stride", &v[2]),
+            ("y_at", &at(&result, "head")),
+            ("y_stride", &result[2]),
+            ("scale", &format!("{scale:e}f")),
+            ("softcap", &cap),
+            ("mask", &mask),
+            ("causal", causal),
+            ("stored", &stored(storage, "sums[part] / total")),
+        ],
+    )?;
     let operands: Vec<Storage> = sources.iter().map(|source| source.storage).collect();
     let kernel = kernel(&code, "bertha_attention", &operands, storage, &body);
     Draft { sources, storage, kernel, code, work, per_block: THREADS / 32 }.finish(lowering, node, y)
 }
 
 /// A query that sees no key has zeros, as the op is defined.
-const BODY: &str = "    __shared__ float queries_of_block[8][HEAD_DIM];
+const BODY: &str = "    __shared__ float queries_of_block[8][$head_dim];
+    constexpr int parts = ($v_head_dim + 31) / 32;
+    const float minus_infinity = __int_as_float(0xff800000);
     float *mine = queries_of_block[threadIdx.x / 32];
     const int lane = threadIdx.x % 32;
-    for (long long row = blockIdx.x * 8ll + threadIdx.x / 32; row < ROWS; row += gridDim.x * 8ll) {
-        const long long query = row % QUERIES, head = row / QUERIES % HEADS, batch = row / QUERIES / HEADS;
-        const long long kv_head = head / GROUP, keys = KEYS;
-        const long long k_start = K_AT, v_start = V_AT, y_start = Y_AT;
+    for (long long row = blockIdx.x * 8ll + threadIdx.x / 32; row < $rows; row += gridDim.x * 8ll) {
+        const long long query = row % $queries, head = row / $queries % $heads, batch = row / $queries / $heads;
+        const long long kv_head = head / $group, keys = $keys;
+        const long long q_start = $q_at + query * $q_stride, y_start = $y_at + query * $y_stride;
+        const long long k_start = $k_at, v_start = $v_at;
         __syncwarp();
-        for (int column = lane; column < HEAD_DIM; column += 32) mine[column] = x0[Q_AT + column];
+        for (int column = lane; column < $head_dim; column += 32) mine[column] = x0[q_start + column];
         __syncwarp();
-        float sums[(V_HEAD + 31) / 32];
-        for (int part = 0; part < (V_HEAD + 31) / 32; ++part) sums[part] = 0.0f;
-        float largest = MINUS_INFINITY, total = 0.0f;
+        float sums[parts];
+        for (int part = 0; part < parts; ++part) sums[part] = 0.0f;
+        float largest = minus_infinity, total = 0.0f;
         for (long long first = 0; first < keys; first += 32) {
             const long long key = first + lane;
-            float score = MINUS_INFINITY;
+            float score = minus_infinity;
             if (key < keys) {
                 score = 0.0f;
-                for (int column = 0; column < HEAD_DIM; ++column)
-                    score += mine[column] * x1[k_start + key * K_STRIDE + column];
-                score *= SCALE;
-                SOFTCAP
-                MASK
-                CAUSAL
+                for (int column = 0; column < $head_dim; ++column)
+                    score += mine[column] * x1[k_start + key * $k_stride + column];
+                score *= $scale;
+                $softcap
+                $mask
+                $causal
             }
             const float highest = fmaxf(largest, max_of_warp(score));
-            if (highest == MINUS_INFINITY) continue;
+            if (highest == minus_infinity) continue;
             const float share = expf(score - highest), shrink = expf(largest - highest);
             largest = highest;
             total = total * shrink + sum_of_warp(share);
-            for (int part = 0; part < (V_HEAD + 31) / 32; ++part) sums[part] *= shrink;
+            for (int part = 0; part < parts; ++part) sums[part] *= shrink;
             const int count = (int)(keys - first < 32 ? keys - first : 32);
             for (int other = 0; other < count; ++other) {
                 const float weight = __shfl_sync(0xffffffffu, share, other);
-                for (int part = 0; part < (V_HEAD + 31) / 32; ++part)
-                    if (part * 32 + lane < V_HEAD)
-                        sums[part] += weight * x2[v_start + (first + other) * V_STRIDE + part * 32 + lane];
+                for (int part = 0; part < parts; ++part)
+                    if (part * 32 + lane < $v_head_dim)
+                        sums[part] += weight * x2[v_start + (first + other) * $v_stride + part * 32 + lane];
             }
         }
         if (total == 0.0f) total = 1.0f;
-        for (int part = 0; part < (V_HEAD + 31) / 32; ++part)
-            if (part * 32 + lane < V_HEAD) y[y_start + part * 32 + lane] = STORED;
+        for (int part = 0; part < parts; ++part)
+            if (part * 32 + lane < $v_head_dim) y[y_start + part * 32 + lane] = $stored;
     }
 ";

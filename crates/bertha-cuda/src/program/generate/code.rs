@@ -75,6 +75,17 @@ impl Code {
 
     /// The index of the element of a tensor `from` that stands at `d0`, `d1`, ... of a result `to` it broadcasts to.
     pub(super) fn broadcast(&mut self, from: &[Dim], to: &[Dim]) -> Result<String, String> {
+        let coordinates: Vec<String> = (0..to.len()).map(|axis| format!("d{axis}")).collect();
+        self.broadcast_at(from, to, &coordinates)
+    }
+
+    /// As [`Self::broadcast`], with other names for the coordinates.
+    pub(super) fn broadcast_at(
+        &mut self,
+        from: &[Dim],
+        to: &[Dim],
+        coordinates: &[impl AsRef<str>],
+    ) -> Result<String, String> {
         let padding = to.len().checked_sub(from.len()).ok_or("an operand of higher rank than the result")?;
         let mut terms = Vec::with_capacity(from.len());
         for (axis, dim) in from.iter().enumerate() {
@@ -84,7 +95,7 @@ impl Code {
             }
             let stride = product(&from[axis + 1..]);
             let stride = self.size(if is_one { &ZERO } else { &stride })?;
-            terms.push(format!("d{} * {stride}", axis + padding));
+            terms.push(format!("{} * {stride}", coordinates[axis + padding].as_ref()));
         }
         Ok(sum(terms.into_iter()))
     }
@@ -171,7 +182,7 @@ pub(super) fn map_kernel(
 }
 
 /// A kernel that gives a warp to each row of `width` elements: `body` sees the row's index `row`, the thread's `lane`,
-/// and the operand `x0` (indexed from the row's start by `row * width + column`), and writes `y`.
+/// the operand `x0` (indexed by `row * width + column`), and the type `Result` of the elements of `y`, which it writes.
 pub(super) fn row_kernel(
     code: &mut Code,
     entry: &str,
@@ -183,11 +194,35 @@ pub(super) fn row_kernel(
     let warps = THREADS / 32;
     let (rows, width) = (code.size(rows)?, code.size(width)?);
     let body = format!(
-        "    const int width = (int){width};\n    const int lane = threadIdx.x % 32;\n\
+        "    using Result = {};\n    const int width = (int){width};\n    const int lane = threadIdx.x % 32;\n\
          \x20   for (long long row = blockIdx.x * {warps}ll + threadIdx.x / 32; row < {rows}; row += gridDim.x * {warps}ll) {{\n\
-         {body}    }}\n"
+         {body}    }}\n",
+        result.c_name()
     );
     Ok(kernel(code, entry, &[operand], result, &body))
+}
+
+/// A text with `value` in the place of each hole `$name`.
+///
+/// # Errors
+/// When a hole has no value, or a value no hole.
+pub(super) fn fill(text: &str, values: &[(&str, &str)]) -> Result<String, String> {
+    let mut pieces = text.split('$');
+    let mut filled = pieces.next().unwrap_or_default().to_owned();
+    let mut unused: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+    for piece in pieces {
+        let end = piece.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(piece.len());
+        let (name, rest) = piece.split_at(end);
+        let value = values.iter().find(|(known, _)| *known == name);
+        let (_, value) = value.ok_or_else(|| format!("a kernel whose ${name} is not given"))?;
+        unused.retain(|other| *other != name);
+        filled.push_str(value);
+        filled.push_str(rest);
+    }
+    match unused.as_slice() {
+        [] => Ok(filled),
+        unused => Err(format!("a kernel without ${}", unused.join(", $"))),
+    }
 }
 
 /// `value` in the type of a result.
@@ -288,6 +323,15 @@ mod tests {
         );
         assert!(expression(&"seq".parse().unwrap()).is_err());
         assert_eq!(expression(&Dim::from(0usize)).unwrap(), "0ll");
+    }
+
+    #[test]
+    fn every_hole_is_filled_once_and_nothing_is_left_over() {
+        let values = [("a", "1"), ("a_b", "$a")];
+        assert_eq!(fill("$a + $a_b;$a", &values).unwrap(), "1 + $a;1");
+        assert_eq!(fill("none", &[]).unwrap(), "none");
+        assert!(fill("$a + $b", &[("a", "1")]).unwrap_err().contains("$b is not given"));
+        assert!(fill("$a", &values).unwrap_err().contains("without $a_b"));
     }
 
     #[test]

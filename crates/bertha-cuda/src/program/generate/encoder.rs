@@ -79,7 +79,7 @@ pub(super) fn rotary(
         [batch, _, seq, _] | [batch, seq, _] => [batch.clone(), seq.clone()],
         _ => return Err("rotary_embedding of other than heads".into()),
     };
-    let row = code.broadcast(&[batch.clone(), positions.clone()], &to)?.replace("d1 *", &format!("{seq} *"));
+    let row = code.broadcast_at(&[batch.clone(), positions.clone()], &to, &["d0", seq])?;
     lines.push(format!("const long long angle = ({row}) * half + pair;"));
     lines
         .push(format!("const float other = rotates ? x0[is_second ? i - {partner} : i + {partner}] : 0.0f;"));

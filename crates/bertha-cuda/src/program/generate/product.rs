@@ -3,7 +3,7 @@
 
 use bertha_graph::{Dim, Node, Shape, TensorId};
 
-use super::code::{Code, kernel, stored};
+use super::code::{Code, fill, kernel, stored};
 use super::{Draft, Generated, Source};
 use crate::program::Storage;
 use crate::program::lower::{Lowered, Lowering};
@@ -33,28 +33,32 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
     let items = code.size(&work)?;
     // Scores are followed by a mask and a softmax, for which the range of f16 would not do.
     let storage = Storage::F32;
-    let body = BODY
-        .replace("COORDINATES", &coordinates)
-        .replace("A_AT", &a_at)
-        .replace("B_AT", &b_at)
-        .replace("M_SIZE", &m_size)
-        .replace("K_SIZE", &k_size)
-        .replace("N_SIZE", &n_size)
-        .replace("ITEMS", &items)
-        .replace("STORED", &stored(storage, "sums[part]"));
+    let body = fill(
+        BODY,
+        &[
+            ("coordinates", &coordinates),
+            ("a_at", &a_at),
+            ("b_at", &b_at),
+            ("m_size", &m_size),
+            ("k_size", &k_size),
+            ("n_size", &n_size),
+            ("items", &items),
+            ("stored", &stored(storage, "sums[part]")),
+        ],
+    )?;
     let kernel = kernel(&code, "bertha_matmul", &[a.storage, b.storage], storage, &body);
     Draft { sources: vec![a, b], storage, kernel, code, work, per_block: 1 }.finish(lowering, node, y)
 }
 
 const BODY: &str = "    __shared__ float a_tile[32][33], b_tile[32][33];
     const int column = threadIdx.x % 32, first = threadIdx.x / 32;
-    const long long m_size = M_SIZE, k_size = K_SIZE, n_size = N_SIZE;
+    const long long m_size = $m_size, k_size = $k_size, n_size = $n_size;
     const long long m_tiles = (m_size + 31) / 32, n_tiles = (n_size + 31) / 32;
-    for (long long item = blockIdx.x; item < ITEMS; item += gridDim.x) {
+    for (long long item = blockIdx.x; item < $items; item += gridDim.x) {
         const long long i = item / (m_tiles * n_tiles), tile = item % (m_tiles * n_tiles);
         const long long row0 = tile / n_tiles * 32, column0 = tile % n_tiles * 32;
-        COORDINATES
-        const long long a_start = (A_AT) * m_size * k_size, b_start = (B_AT) * k_size * n_size;
+        $coordinates
+        const long long a_start = ($a_at) * m_size * k_size, b_start = ($b_at) * k_size * n_size;
         float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         for (long long k0 = 0; k0 < k_size; k0 += 32) {
             for (int part = 0; part < 4; ++part) {
@@ -72,7 +76,7 @@ const BODY: &str = "    __shared__ float a_tile[32][33], b_tile[32][33];
         for (int part = 0; part < 4; ++part) {
             const long long row = row0 + first + 8 * part;
             if (row < m_size && column0 + column < n_size)
-                y[(i * m_size + row) * n_size + column0 + column] = STORED;
+                y[(i * m_size + row) * n_size + column0 + column] = $stored;
         }
     }
 ";

@@ -2,7 +2,7 @@
 
 use bertha_graph::{Dim, Node, Op, ReduceOp, Shape, TensorId};
 
-use super::code::{Code, row_kernel};
+use super::code::{Code, fill, row_kernel};
 use super::map::finish;
 use super::{Draft, Generated, Source, THREADS, normal_axis, result_storage};
 use crate::program::Storage;
@@ -16,7 +16,7 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
     let is_last = |axis: i64| axis == -1 || axis == rank as i64 - 1;
     let body = match &node.op {
         Op::Softmax { axis } if is_last(*axis) => SOFTMAX.to_owned(),
-        Op::L2Normalize { epsilon } => L2_NORMALIZE.replace("EPSILON", &format!("{epsilon:e}f")),
+        Op::L2Normalize { epsilon } => fill(L2_NORMALIZE, &[("epsilon", &format!("{epsilon:e}f"))])?,
         Op::Reduce { op, noop_with_empty_axes, .. } => {
             let axes = match operand(node, 1) {
                 Some(id) => lowering.constant(id).and_then(|data| data.to_i64()),
@@ -58,7 +58,7 @@ pub(super) fn generate(lowering: &mut Lowering<'_>, node: &Node, y: TensorId) ->
         sources[0].storage,
         storage,
         [&rows, &width],
-        &body.replace("RESULT", storage.c_name()),
+        &body,
     )?;
     Draft { sources, storage, kernel, code, work: rows, per_block: THREADS / 32 }.finish(lowering, node, y)
 }
@@ -81,26 +81,20 @@ fn reduce(
         .map(|axis| if axes.contains(&axis) { format!("r{axis}") } else { format!("d{axis}") })
         .collect();
     let element = code.address(&x.dims, &at)?;
+    let sizes = axes.iter().map(|axis| code.size(&x.dims[*axis])).collect::<Lowered<Vec<String>>>()?;
     let (start, by) = if op == ReduceOp::Prod { ("1", "*=") } else { ("0", "+=") };
     let ty = if x.storage.is_float() { "float" } else { "long long" };
-    lines.push(format!("{ty} sum = {start}, count = 1;"));
-    for axis in axes {
-        let size = code.size(&x.dims[*axis])?;
-        lines.push(format!("count *= {size};"));
+    lines.push(format!("{ty} sum = {start};"));
+    for (axis, size) in axes.iter().zip(&sizes) {
         lines.push(format!("for (long long r{axis} = 0; r{axis} < {size}; ++r{axis})"));
     }
-    // The statement of the innermost loop; the counts between loops are statements of the outer ones.
-    let counts: Vec<String> = lines.iter().filter(|line| line.starts_with("count")).cloned().collect();
-    lines.retain(|line| !line.starts_with("count"));
-    let loops = lines.iter().position(|line| line.starts_with("for")).unwrap_or(lines.len());
-    lines.splice(loops..loops, counts);
     lines.push(format!("    sum {by} x0[{element}];"));
     let value = match op {
-        ReduceOp::Mean if x.storage.is_float() => "sum / count",
-        ReduceOp::Mean => return Err("a mean of whole numbers".into()),
-        ReduceOp::Sum | ReduceOp::Prod => "sum",
+        ReduceOp::Mean if !x.storage.is_float() => return Err("a mean of whole numbers".into()),
+        ReduceOp::Mean if !sizes.is_empty() => format!("sum / (float)({})", sizes.join(" * ")),
+        ReduceOp::Mean | ReduceOp::Sum | ReduceOp::Prod => "sum".into(),
     };
-    finish(lowering, node, y, (code, vec![x]), (&lines, value))
+    finish(lowering, node, y, (code, vec![x]), (&lines, &value))
 }
 
 /// A running sum along one dimension, each by one thread.
@@ -146,7 +140,7 @@ const SOFTMAX: &str = "
         for (int column = lane; column < width; column += 32) sum += expf(x0[row * width + column] - largest);
         sum = sum_of_warp(sum);
         for (int column = lane; column < width; column += 32)
-            y[row * width + column] = from_f32<RESULT>(expf(x0[row * width + column] - largest) / sum);
+            y[row * width + column] = from_f32<Result>(expf(x0[row * width + column] - largest) / sum);
 ";
 
 const L2_NORMALIZE: &str = "
@@ -155,21 +149,21 @@ const L2_NORMALIZE: &str = "
             const float x = x0[row * width + column];
             sum += x * x;
         }
-        const float norm = fmaxf(sqrtf(sum_of_warp(sum)), EPSILON);
+        const float norm = fmaxf(sqrtf(sum_of_warp(sum)), $epsilon);
         for (int column = lane; column < width; column += 32)
-            y[row * width + column] = from_f32<RESULT>(x0[row * width + column] / norm);
+            y[row * width + column] = from_f32<Result>(x0[row * width + column] / norm);
 ";
 
 const SUM: &str = "
         float sum = 0.0f;
         for (int column = lane; column < width; column += 32) sum += x0[row * width + column];
         sum = sum_of_warp(sum);
-        if (lane == 0) y[row] = from_f32<RESULT>(sum);
+        if (lane == 0) y[row] = from_f32<Result>(sum);
 ";
 
 const MEAN: &str = "
         float sum = 0.0f;
         for (int column = lane; column < width; column += 32) sum += x0[row * width + column];
         sum = sum_of_warp(sum);
-        if (lane == 0) y[row] = from_f32<RESULT>(sum / width);
+        if (lane == 0) y[row] = from_f32<Result>(sum / width);
 ";
