@@ -13,7 +13,9 @@
 // SHARE blocks of the cluster with neighbouring features and the same part of K share A by multicast.
 // Reduction: the block of rank r owns the r-th part of each group's tokens. Everybody sends its accumulators of the others'
 // tokens straight from registers to the owner's shared memory (st.async, counted at the owner's mbarrier) and the owner
-// adds them in a fixed order: no atomics, no workspace, the same result on every run. The sums go through a [tokens][FEATURES]
+// adds them in a fixed order: no atomics, no workspace, the same result on every run. With SUMS_16 they are sent as f16 (a
+// cluster's shared memory passes on 12 to 20 bytes a clock) and added in f32: a rounding more, of each part but the owner's.
+// The sums go through a [tokens][FEATURES]
 // tile of f32 in the ring's memory, after which eight neighbouring features of a token are in one thread: epilogue,
 // residual, statistics and 16-byte stores.
 // The next linear layer's weights can be asked into the L2 meanwhile (`next`), as nothing else uses the memory then.
@@ -27,7 +29,7 @@
 //     D = A W^T + bias + (residual - mean) rstd gamma; stats are those of the residual's rows, gamma is [N] f32.
 //   STATS_OUTPUT: output_stats become those of the rows of D.
 // Shared memory: STAGES x (FEATURES + TOKENS) rows of 128 bytes in the 128-byte swizzle; the receive buffer
-// (SPLIT - 1) x OWNED x (FEATURES * 2 * GROUPS) x 16 bytes, where OWNED = ceil(TOKENS / GROUPS / 8 / SPLIT) are columns of
+// (SPLIT - 1) x OWNED x (FEATURES * 2 * GROUPS) x 16 bytes (8 with SUMS_16), where OWNED = ceil(TOKENS / GROUPS / 8 / SPLIT) are columns of
 // eight tokens of each group;
 // the norms of the owned tokens.
 // Intensity: weights are read once; A is read FEATURES * SHARE features at a time from the L2.
@@ -44,10 +46,11 @@
 //   ACTIVATION, RESIDUAL, OUTPUT_F32   as in gemm_sm90a.cu
 //   NORM_INPUT | NORM_RESIDUAL (with RESIDUAL, without an activation)   of a width that is a multiple of 64
 //   STATS_OUTPUT  N a multiple of 64, not with OUTPUT_F32
+//   SUMS_16       sums are sent as f16
 //
 // Launch: grid (SPLIT, ceil(ceil(N / FEATURES) / SHARE) * SHARE, ceil(capacity / TOKENS)); cluster (SPLIT, SHARE, 1);
 // block 2 * FEATURES * GROUPS + 32, and 32 more with NORM_INPUT or NORM_RESIDUAL; dynamic shared memory (whose carve-out is set to 100 %)
-//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * GROUPS * FEATURES * 32 * (SPLIT - 1) + 16 * STAGES + 8
+//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * GROUPS * FEATURES * 32 (16 with SUMS_16) * (SPLIT - 1) + 16 * STAGES + 8
 //   + OWNED * GROUPS * 64 with NORM_INPUT or NORM_RESIDUAL;
 //   the f32 tile OWNED * GROUPS * 8 x (FEATURES + 4) x 4 must fit the ring.
 // Two such kernels fit on a multiprocessor up to 115,712 bytes each: only then the next one's weights are under way early.
@@ -60,6 +63,7 @@
 #include "activation.cuh"
 #include "hopper.cuh"
 #include "row_stats.cuh"
+#include "feature_rows.cuh"
 
 using namespace hopper;
 
@@ -80,8 +84,13 @@ constexpr int LONGEST_PART = (BLOCKS_K + SPLIT - 1) / SPLIT;
 constexpr bool RING = STAGES < LONGEST_PART;
 constexpr int COLUMNS = GROUP_TOKENS / 8;
 constexpr int OWNED = (COLUMNS + SPLIT - 1) / SPLIT;
-constexpr int RECEIVE_BYTES = (SPLIT - 1) * OWNED * CONSUMER_THREADS * 16;
-constexpr int SUM_ROW_BYTES = (FEATURES + 4) * 4;
+#ifdef SUMS_16
+constexpr int SENT_BYTES = 8;  // a thread's four sums of a column on their way
+#else
+constexpr int SENT_BYTES = 16;
+#endif
+constexpr int SLOT_BYTES = OWNED * CONSUMER_THREADS * SENT_BYTES;
+constexpr int RECEIVE_BYTES = (SPLIT - 1) * SLOT_BYTES;
 constexpr int CHUNKS = FEATURES / 8;                          // of eight features in a row of the tile
 constexpr int ROWS_AT_ONCE = CONSUMER_THREADS / CHUNKS;       // rows that the consumers finish at a time
 constexpr int OWNED_ROWS = OWNED * GROUPS * 8;
@@ -91,17 +100,11 @@ constexpr int PREFETCH_CHUNK = 16384;
 static_assert(SPLIT <= BLOCKS_K, "every block of the cluster needs a part of K");
 static_assert(OWNED_ROWS * SUM_ROW_BYTES <= STAGES * STAGE_BYTES, "the tile of sums lies in the ring");
 
-#if defined(NORM_INPUT) || defined(NORM_RESIDUAL)
-#define NORM
-constexpr int NORM_THREADS = 32;
-#ifdef NORM_INPUT
+#if defined(NORM_INPUT)
 constexpr int STATS_CHUNKS = K / 64;
 static_assert(K % 64 == 0, "statistics are of 64 features");
-#else
+#elif defined(NORM_RESIDUAL)
 constexpr int STATS_CHUNKS = N / 64;
-#endif
-#else
-constexpr int NORM_THREADS = 0;
 #endif
 #if defined(NORM_RESIDUAL) || defined(STATS_OUTPUT)
 static_assert(N % 64 == 0, "statistics are of 64 features");
@@ -284,6 +287,61 @@ DEVICE constexpr int columns_of(int split) {
     return end - begin;
 }
 
+// The sums of columns on their way: four f32 of one column in 16 bytes, or with SUMS_16 four f16 of a column, and those of
+// the next one behind them when the owner has that, so that stores are of 16 bytes. Where a thread's piece of column
+// `column` lies in a slot, and how many columns go with it.
+DEVICE unsigned piece_offset(int column, int columns, int thread) {
+    return (column * CONSUMER_THREADS + thread * columns) * SENT_BYTES;
+}
+
+#ifdef SUMS_16
+constexpr int PIECE = 2;
+
+DEVICE void send_piece(unsigned address, unsigned barrier, const float* v, int columns) {
+    u32 a = pack2<f16>(v[0], v[1]);
+    u32 b = pack2<f16>(v[2], v[3]);
+    if (columns == 2) {
+        u32 c = pack2<f16>(v[4], v[5]);
+        u32 d = pack2<f16>(v[6], v[7]);
+        store_async(address, barrier, __uint_as_float(a), __uint_as_float(b), __uint_as_float(c), __uint_as_float(d));
+    } else {
+        store_async(address, barrier, a, b);
+    }
+}
+
+// Adds what has come of a column to its four sums.
+DEVICE void add_received(float* sum, unsigned address) {
+    u32 a, b;
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(address) : "memory");
+    float2 upper = unpack2<f16>(a);
+    float2 lower = unpack2<f16>(b);
+    sum[0] += upper.x;
+    sum[1] += upper.y;
+    sum[2] += lower.x;
+    sum[3] += lower.y;
+}
+#else
+constexpr int PIECE = 1;
+
+DEVICE void send_piece(unsigned address, unsigned barrier, const float* v, int) {
+    store_async(address, barrier, v[0], v[1], v[2], v[3]);
+}
+
+DEVICE void add_received(float* sum, unsigned address) {
+    float a, b, c, d;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(a), "=f"(b), "=f"(c), "=f"(d) : "r"(address) : "memory");
+    sum[0] += a;
+    sum[1] += b;
+    sum[2] += c;
+    sum[3] += d;
+}
+#endif
+
+// How many columns go with `column`, the first of a piece, when their owner has `columns`.
+DEVICE constexpr int piece_of(int column, int columns) {
+    return PIECE == 2 && column + 1 < columns ? 2 : 1;
+}
+
 // Sends each owner its columns of the accumulators, beginning with the next in rank so that no owner gets all at once, and
 // keeps this block's own in `sum`. The rank is a constant here, as indexes of registers have to be.
 template <int SELF>
@@ -299,13 +357,13 @@ DEVICE void send(
         int owner = (SELF + distance) % SPLIT;
         int slot = SELF < owner ? SELF : SELF - 1;
         unsigned rank = rank_of(owner, part.share);
-        unsigned address = cluster_address(layout.receive + (slot * OWNED * CONSUMER_THREADS + thread) * 16, rank);
+        unsigned address = cluster_address(layout.receive + slot * SLOT_BYTES, rank);
         unsigned barrier = cluster_address(layout.received, rank);
 #pragma unroll
-        for (int column = 0; column < OWNED; ++column) {
+        for (int column = 0; column < OWNED; column += PIECE) {
             if (owner * OWNED + column < COLUMNS) {
-                const float* v = d + (owner * OWNED + column) * 4;
-                store_async(address + column * CONSUMER_THREADS * 16, barrier, v[0], v[1], v[2], v[3]);
+                int columns = piece_of(column, columns_of(owner));
+                send_piece(address + piece_offset(column, columns, thread), barrier, d + (owner * OWNED + column) * 4, columns);
             }
         }
     }
@@ -320,23 +378,16 @@ DEVICE void send(
     }
 }
 
-// Adds what the others have sent to this block's own sums.
-DEVICE void receive(float (&sum)[OWNED * 4], const Layout& layout, int thread) {
+// Adds what the others have sent of this block's `columns` to its own sums.
+DEVICE void receive(float (&sum)[OWNED * 4], const Layout& layout, int thread, int columns) {
     barrier_wait_cluster(layout.received, 0);
 #pragma unroll
     for (int slot = 0; slot < SPLIT - 1; ++slot) {
 #pragma unroll
         for (int column = 0; column < OWNED; ++column) {
-            unsigned address = layout.receive + ((slot * OWNED + column) * CONSUMER_THREADS + thread) * 16;
-            float a, b, c, e;
-            asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                         : "=f"(a), "=f"(b), "=f"(c), "=f"(e)
-                         : "r"(address)
-                         : "memory");
-            sum[column * 4] += a;
-            sum[column * 4 + 1] += b;
-            sum[column * 4 + 2] += c;
-            sum[column * 4 + 3] += e;
+            int first = column / PIECE * PIECE;
+            unsigned from = layout.receive + slot * SLOT_BYTES + piece_offset(first, piece_of(first, columns), thread);
+            add_received(sum + column * 4, from + (column - first) * SENT_BYTES);
         }
     }
 }
@@ -376,52 +427,9 @@ DEVICE void find_norms(const Layout& layout, const float2* stats, const Owned& o
         if (owned.holds(row)) {
             long long place = static_cast<long long>(owned.token(row)) * STATS_CHUNKS;
             RowNorm norm = merge_chunks<STATS_CHUNKS, 16>(stats + place, epsilon);
-            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(layout.norms + row * 8), "f"(norm.scale), "f"(norm.shift)
-                         : "memory");
+            store_norm(layout.norms + row * 8, norm);
         }
     }
-}
-#endif
-
-// One column of eight tokens from the accumulators' layout into the tile of sums, `row` and `feature` of the warp's first.
-DEVICE void store_sums(unsigned tile, const float* v, int row, int feature, int lane) {
-    unsigned address = tile + (row + lane % 4 * 2) * SUM_ROW_BYTES + (feature + lane / 4) * 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        asm volatile("st.shared.f32 [%0], %1;" ::"r"(address + i % 2 * SUM_ROW_BYTES + i / 2 * 32), "f"(v[i]) : "memory");
-    }
-}
-
-DEVICE void load_sums(float (&v)[8], unsigned tile, int row, int chunk) {
-    unsigned address = tile + row * SUM_ROW_BYTES + chunk * 32;
-#pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(v[i]), "=f"(v[i + 1]), "=f"(v[i + 2]), "=f"(v[i + 3])
-                     : "r"(address + i * 4)
-                     : "memory");
-    }
-}
-
-#ifdef STATS_OUTPUT
-// The sum over the eight threads that hold 64 features of a row.
-DEVICE float sum_of_eight(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    x += __shfl_xor_sync(0xffffffffu, x, 2);
-    x += __shfl_xor_sync(0xffffffffu, x, 4);
-    return x;
-}
-
-// The statistics of 64 features of which eight threads hold eight each.
-DEVICE float2 stats_of(const float (&v)[8]) {
-    float sum = 0.0f;
-    float squares = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        sum += v[i];
-        squares = fmaf(v[i], v[i], squares);
-    }
-    return chunk_stats(sum_of_eight(sum), sum_of_eight(squares));
 }
 #endif
 
@@ -444,14 +452,13 @@ DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epil
     int chunk = thread % CHUNKS;
     int first_row = thread / CHUNKS;
     int feature = part.feature + chunk * 8;
-    float bias[8];
-    load_parameters(bias, epilogue.bias, feature);
+    FeatureParameters parameters;
+    load_parameters(parameters.bias, epilogue.bias, feature);
 #ifdef NORM_RESIDUAL
-    float gamma[8];
-    load_parameters(gamma, epilogue.gamma, feature);
+    load_parameters(parameters.gamma, epilogue.gamma, feature);
 #endif
     if (SPLIT > 1 && thread == 0) {
-        barrier_expect(layout.received, (SPLIT - 1) * owned.columns * CONSUMER_THREADS * 16);
+                barrier_expect(layout.received, (SPLIT - 1) * owned.columns * CONSUMER_THREADS * SENT_BYTES);
     }
     if constexpr (CLUSTER > 1) {
         cluster_wait();
@@ -474,7 +481,7 @@ DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epil
     float sum[OWNED * 4] = {};
     send<0>(d, sum, layout, part, thread);
     if constexpr (SPLIT > 1) {
-        receive(sum, layout, thread);
+        receive(sum, layout, thread, owned.columns);
     }
     // All products have ended: the ring's memory is free. The norms are there.
     named_barrier(1, CONSUMER_THREADS + NORM_THREADS);
@@ -492,34 +499,14 @@ DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epil
         }
         float v[8];
         load_sums(v, layout.stages, row, chunk);
+        RowNorm norm = {};
 #ifdef NORM
-        RowNorm norm;
-        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                     : "=f"(norm.scale), "=f"(norm.shift)
-                     : "r"(layout.norms + row * 8)
-                     : "memory");
+        norm = load_norm(layout.norms + row * 8);
 #endif
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-#ifdef NORM_INPUT
-            v[i] = activate(fmaf(v[i], norm.scale, bias[i]));
-#else
-            v[i] = activate(v[i] + bias[i]);
-#endif
-        }
 #ifdef RESIDUAL
-        const u32 pairs[4] = {added[turn].x, added[turn].y, added[turn].z, added[turn].w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            float2 pair = unpack2<Element>(pairs[i]);
-#ifdef NORM_RESIDUAL
-            v[2 * i] = fmaf(fmaf(pair.x, norm.scale, norm.shift), gamma[2 * i], v[2 * i]);
-            v[2 * i + 1] = fmaf(fmaf(pair.y, norm.scale, norm.shift), gamma[2 * i + 1], v[2 * i + 1]);
+        finish_row(v, parameters, added[turn], norm);
 #else
-            v[2 * i] += pair.x;
-            v[2 * i + 1] += pair.y;
-#endif
-        }
+        finish_row(v, parameters, {}, norm);
 #endif
         bool valid = owned.holds(row) && feature < N;
         long long offset = static_cast<long long>(owned.token(row)) * N + feature;
@@ -530,10 +517,8 @@ DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epil
             store_vector(out + 4, v + 4);
         }
 #else
-        uint4 rounded = make_uint4(pack2<Element>(v[0], v[1]), pack2<Element>(v[2], v[3]), pack2<Element>(v[4], v[5]),
-                                   pack2<Element>(v[6], v[7]));
         if (valid) {
-            *reinterpret_cast<uint4*>(static_cast<Element*>(epilogue.output) + offset) = rounded;
+            store_vector(static_cast<Element*>(epilogue.output) + offset, v);
         }
 #ifdef STATS_OUTPUT
         float2 stats = stats_of(v);

@@ -8,7 +8,7 @@ macro_rules! sources {
 
 /// Headers by the names that kernels include them by.
 pub(super) const HEADERS: &[(&str, &str)] = sources! {
-    "activation.cuh" "batch.cuh" "gemm_sm90a.cuh" "hopper.cuh" "ptx.cuh" "row.cuh" "row_stats.cuh" "types.cuh"
+    "activation.cuh" "batch.cuh" "feature_rows.cuh" "gemm_sm90a.cuh" "hopper.cuh" "ptx.cuh" "row.cuh" "row_stats.cuh" "types.cuh"
 };
 
 /// Kernels by file name.

@@ -36,6 +36,8 @@ struct Shape {
     split: usize,
     /// Whether a deferred norm is applied.
     norm: bool,
+    /// Whether the blocks along K send each other their sums as f16.
+    sums_16: bool,
 }
 
 impl Shape {
@@ -50,7 +52,7 @@ impl Shape {
 
     fn shared_bytes(&self, stages: usize) -> usize {
         let owned = (self.tokens / self.groups() / 8).div_ceil(self.split) * self.groups();
-        let received = owned * FEATURES * 32 * (self.split - 1);
+        let received = owned * FEATURES * if self.sums_16 { 16 } else { 32 } * (self.split - 1);
         let norms = if self.norm { owned * 64 } else { 0 };
         stages * (FEATURES + self.tokens) * 128 + received + norms + 16 * stages + 8
     }
@@ -95,8 +97,14 @@ fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usiz
     (tokens, split)
 }
 
-fn shape((tokens, split): (usize, usize), linear: &Linear) -> Shape {
-    Shape { tokens, split, norm: linear.norm.is_some() }
+/// Tokens of a tile from which sums are sent as f16. With fewer there is little to send (32 tokens: no faster on an H100).
+const SUMS_16_TOKENS: usize = 64;
+
+/// In f16, sums are sent as f16: half the bytes, and a rounding of each part that is as small as that of the result. bf16
+/// would round too coarsely, and f16 does not reach as far as bf16 does.
+fn shape((tokens, split): (usize, usize), storage: Storage, linear: &Linear) -> Shape {
+    let sums_16 = storage == Storage::F16 && tokens >= SUMS_16_TOKENS;
+    Shape { tokens, split, norm: linear.norm.is_some(), sums_16 }
 }
 
 pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
@@ -106,7 +114,9 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
         return None;
     }
     let (tokens, split) = tile_and_split(rows, linear, setting.planned_multiprocessors);
-    shape((tokens, split), linear).stages(linear, setting).map(|_| Tactic::GemmSmallSm90a { tokens, split })
+    shape((tokens, split), storage, linear)
+        .stages(linear, setting)
+        .map(|_| Tactic::GemmSmallSm90a { tokens, split })
 }
 
 /// Tiles that hold the batch in few whole parts, and splits of K with which the blocks keep a third of the card busy at least
@@ -144,7 +154,7 @@ pub(super) fn launch(
     }
     let rows = setting.rows(linear.rows);
     let tiles = linear.n.div_ceil(FEATURES);
-    let shape = shape((tokens, split), linear);
+    let shape = shape((tokens, split), storage, linear);
     let stages = shape.stages(linear, setting)?;
     let kernel = KernelSpec::file("gemm_small_sm90a")
         .element(storage)
@@ -159,6 +169,7 @@ pub(super) fn launch(
         .with("ACTIVATION", activation_number(linear.activation))
         .flag("RESIDUAL", linear.residual.is_some())
         .flag("OUTPUT_F32", linear.output_f32)
+        .flag("SUMS_16", shape.sums_16)
         .norms(linear);
     let capacity = setting.allocated(linear.rows);
     let mut config = setting.config(1, shape.threads() as u32, shape.shared_bytes(stages));
@@ -237,7 +248,7 @@ mod tests {
     fn the_blocks_of_a_cluster_finish_every_token_once() {
         for tokens in TOKENS {
             for split in SPLITS {
-                let shape = Shape { tokens, split, norm: false };
+                let shape = Shape { tokens, split, norm: false, sums_16: true };
                 assert_eq!(tokens % (8 * shape.groups()), 0);
                 let rows = (0..split).flat_map(|rank| (0..tokens).map(move |row| (rank, row)));
                 let mut found: Vec<usize> = rows.filter_map(|(rank, row)| token(shape, rank, row)).collect();
@@ -256,7 +267,7 @@ mod tests {
                 let cut = tile_and_split(rows, &linear, 132);
                 let blocks = cut.1 * n.div_ceil(FEATURES) * rows.div_ceil(cut.0);
                 assert!((48..=132).contains(&blocks), "{n}x{k} {rows}: {cut:?} is {blocks} blocks");
-                let shape = Shape { norm: true, ..shape(cut, &linear) };
+                let shape = Shape { norm: true, ..shape(cut, Storage::Bf16, &linear) };
                 let stages = shape.stages(&linear, &setting).unwrap();
                 assert!(shape.shared_bytes(stages) <= Arch::Sm90a.shared_bytes());
                 assert!(shape.threads() <= 320);
