@@ -200,7 +200,7 @@ fn normalise(ctx: &mut Context, norm: &LayerNorm<'_>, dtype: PackedType, from: &
 fn run(
     ctx: &mut Context,
     model: &Model,
-    layer: &Layer,
+    (layer, following): (&Layer, &Layer),
     cu: CuSeqlens<'_>,
     b: &mut Buffers,
     seconds: &mut [f64; 7],
@@ -215,20 +215,24 @@ fn run(
         seconds[index] += start.elapsed().as_secs_f64();
         start = Instant::now();
     };
+    ctx.expect(&layer.weight(1)?);
     gemm(ctx, b.x.left(dtype), &layer.weight(0)?, b.qkv.product(dtype), &plain(3 * hidden));
     step(0);
     attend(ctx, model, cu, &b.qkv, &mut b.context);
     step(1);
     let residual = |x| Epilogue { residual: Some(x), ..plain(hidden) };
     let sums = b.sums.both_mut().0;
+    ctx.expect(&layer.weight(2)?);
     gemm(ctx, b.context.left(dtype), &layer.weight(1)?, sums, &residual(b.x.floats()));
     step(2);
     normalise(ctx, &norm, dtype, &b.sums, &mut b.normed);
     step(3);
     let (y, gelu) = (b.ffn.product(dtype), epilogue(ffn, Activation::GeluErf));
+    ctx.expect(&layer.weight(3)?);
     gemm(ctx, b.normed.left(dtype), &layer.weight(2)?, y, &gelu);
     step(4);
     let sums = b.sums.both_mut().0;
+    ctx.expect(&following.weight(0)?);
     gemm(ctx, b.ffn.left(dtype), &layer.weight(3)?, sums, &residual(b.normed.floats()));
     step(5);
     normalise(ctx, &norm, dtype, &b.sums, &mut b.x);
@@ -276,8 +280,8 @@ fn time(ctx: &mut Context, model: &Model, layers: &[Layer], batch: &str) -> Resu
     while begin.elapsed().as_secs_f64() < SECONDS || runs.len() < 3 {
         let mut seconds = [0.0; 7];
         ctx.measure_distance();
-        for layer in layers {
-            run(ctx, model, layer, cu, &mut buffers, &mut seconds)?;
+        for (layer, following) in layers.iter().zip(layers.iter().cycle().skip(1)) {
+            run(ctx, model, (layer, following), cu, &mut buffers, &mut seconds)?;
         }
         runs.push(seconds);
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::gemm::{PackedB, PackedDesc};
 use super::views::RowsMut;
 use crate::distance::Distance;
 use crate::isa::{Caches, Isa};
@@ -66,6 +67,24 @@ impl std::fmt::Debug for AlignedBuf {
     }
 }
 
+/// A packed operand that will be read soon, known by its place alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Upcoming {
+    /// The address of its first panel.
+    first: usize,
+    /// f32 per panel.
+    panel: usize,
+    panels: usize,
+}
+
+impl Upcoming {
+    /// Where the panel is, for fetching alone, that worker `worker` of `threads` reads first where every item has all rows.
+    pub(crate) fn first_panel(&self, worker: usize, threads: usize) -> *const f32 {
+        let panel = self.panels * worker / threads;
+        std::ptr::without_provenance(self.first + panel * self.panel * size_of::<f32>())
+    }
+}
+
 /// Tier, threads and scratch of a session. Every kernel takes it first.
 ///
 /// Scratch grows when a kernel first needs more of it and is kept, so a session that has run its largest shape (or
@@ -76,6 +95,8 @@ pub struct Context {
     pub(crate) pool: Pool,
     pub(crate) caches: Caches,
     distance: Distance,
+    /// What the next product's B will be followed by.
+    upcoming: Option<Upcoming>,
     /// One buffer per worker.
     pub(crate) scratch: Vec<AlignedBuf>,
     /// A left operand rounded for a product of a smaller type, for all workers.
@@ -91,7 +112,8 @@ impl Context {
         let pool = Pool::new(threads)?;
         let scratch = vec![AlignedBuf::default(); pool.threads()];
         let distance = Distance::new(pool.threads());
-        Ok(Self { isa, pool, caches: Caches::detect(), distance, scratch, rounded: AlignedBuf::default() })
+        let (caches, rounded) = (Caches::detect(), AlignedBuf::default());
+        Ok(Self { isa, pool, caches, distance, upcoming: None, scratch, rounded })
     }
 
     /// The tier its kernels run on.
@@ -116,6 +138,20 @@ impl Context {
     /// a moment ago. Before it is called, they count as far. No result depends on it, only where results are put.
     pub fn measure_distance(&mut self) {
         self.distance.measure(&mut self.pool);
+    }
+
+    /// Says which packed operand the product after the next one multiplies with: while the next one ends, every worker fetches
+    /// what it will read of that first. Holds for one product; nothing depends on it but time.
+    pub fn expect(&mut self, operand: &PackedB<'_>) {
+        let PackedDesc { nr, .. } = *operand.desc();
+        let panel = operand.desc().words() * nr;
+        self.upcoming =
+            Some(Upcoming { first: operand.data().as_ptr().addr(), panel, panels: operand.desc().panels() });
+    }
+
+    /// What [`Context::expect`] was told, once.
+    pub(crate) fn upcoming(&mut self) -> Option<Upcoming> {
+        self.upcoming.take()
     }
 
     /// Whether results should go past the caches, into rows `stride` apart from the start of `data` on, where every row

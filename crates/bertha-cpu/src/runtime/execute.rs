@@ -59,6 +59,9 @@ fn run_step(
     if let Some(op) = &step.resolve {
         resolve_shapes(program, workspace, inputs, step, op)?;
     }
+    if let Kernel::Linear { .. } = step.kernel {
+        expect_next_product(program, context, index);
+    }
     // The outputs' slots leave the workspace while the kernel writes them: inputs never share a slot with outputs.
     let mut taken = take_outputs(program, workspace, &step.outputs);
     let result = call_kernel(program, context, workspace, inputs, step, &mut taken);
@@ -66,6 +69,19 @@ fn run_step(
         workspace.slots[slot] = buffer;
     }
     result.map_err(|refusal| blame(program, step, refusal))
+}
+
+/// Tells the kernels of product `index` which weight comes after its own, so that they fetch its beginning.
+fn expect_next_product(program: &Program, context: &mut Context, index: usize) {
+    /// Steps to look ahead: further away, what was fetched would be gone.
+    const WITHIN: usize = 4;
+    let next = program.steps.iter().skip(index + 1).take(WITHIN).find_map(|step| match &step.kernel {
+        Kernel::Linear { weight, .. } => weight.operand().ok(),
+        _ => None,
+    });
+    if let Some(next) = next {
+        context.expect(&next);
+    }
 }
 
 /// The error of a step that its kernel refused: the caller's input is named when it is to blame.

@@ -121,6 +121,7 @@ pub fn matmul(
             c_start: matrix * m * n,
             c_stride: n,
             epilogue,
+            after: None,
             scratch,
             word: PhantomData::<OneF32>,
         });

@@ -241,10 +241,10 @@ fn multiply<W: Word>(
         _ => (a.rows.div_ceil(blocking.row_blocks) + max_mr) * blocking.group * desc.nr,
     };
     ctx.reserve(copied + sums);
-    let c = Target::new(c);
+    let (c, upcoming, threads) = (Target::new(c), ctx.upcoming(), ctx.threads());
     let groups = desc.panels().div_ceil(blocking.group);
     let items = groups * blocking.row_blocks;
-    let item = |index: usize, scratch: &mut [f32]| {
+    let item = |index: usize, after: Option<*const f32>, scratch: &mut [f32]| {
         let group = index % groups;
         let panels = group * blocking.group..((group + 1) * blocking.group).min(desc.panels());
         let block = Block {
@@ -259,16 +259,22 @@ fn multiply<W: Word>(
             c_start: 0,
             c_stride,
             epilogue,
+            after,
             scratch,
             word: PhantomData::<W>,
         };
         W::run(isa, block);
     };
     if worth_forking(ctx.threads(), a.rows, desc.n, desc.k) {
-        ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| item(part.index, scratch));
+        ctx.pool.run_with(items, &mut ctx.scratch, |part, scratch| {
+            let last = part.index + 1 == items * (part.worker + 1) / threads;
+            let after = upcoming.filter(|_| last).map(|next| next.first_panel(part.worker, threads));
+            item(part.index, after, scratch);
+        });
     } else {
         for index in 0..items {
-            item(index, &mut ctx.scratch[0]);
+            let after = upcoming.filter(|_| index + 1 == items).map(|next| next.first_panel(0, threads));
+            item(index, after, &mut ctx.scratch[0]);
         }
     }
 }
@@ -313,6 +319,8 @@ struct Block<'a, W> {
     c_start: usize,
     c_stride: usize,
     epilogue: &'a Epilogue<'a>,
+    /// What the worker most likely reads after this item, where that is not what follows in B.
+    after: Option<*const f32>,
     /// Room for a copy of a tile's rows where there is one, then for the sums where they do not accumulate in C.
     scratch: &'a mut [f32],
     word: PhantomData<W>,
@@ -370,6 +378,10 @@ impl<W: Word> SimdOp for Block<'_, W> {
                     // next, which follows it). Two tiles fetch half of it each.
                     let next = if self.panels.len() > 1 { k * nr } else { kc * nr };
                     let half = (tile - self.tiles.first) % 2 * kc * S::LANES;
+                    let next = match self.after {
+                        Some(after) if k_end == k && panel + 1 == self.panels.end => after,
+                        _ => b.as_ptr().wrapping_add(next),
+                    };
                     let args = TileArgs {
                         k: kc,
                         a: a.as_ptr(),
@@ -379,9 +391,12 @@ impl<W: Word> SimdOp for Block<'_, W> {
                         c_stride,
                         cols: place.cols,
                         accumulate: k0 > 0,
-                        next: b.as_ptr().wrapping_add(next + half),
+                        next: next.wrapping_add(half),
                         next_lines,
                     };
+                    if k_end == k {
+                        self.fetch_residual(s, &place);
+                    }
                     // SAFETY: the makers of a Block checked that A has its rows of k values, C of n values, and that B
                     // has k rows in every panel; a copy has `rows` rows of `kc` values, and `sums` a panel's width for
                     // each of the block's rows. Items write disjoint tiles.
@@ -419,6 +434,19 @@ impl<W> Block<'_, W> {
                 let start = row * stride + place.col - self.panels.start * nr;
                 let tile = &mut sums[start..][..(place.rows - 1) * stride + place.cols];
                 (tile.as_mut_ptr(), stride)
+            }
+        }
+    }
+
+    /// Fetches what the epilogue adds to a tile while the tile's last block computes: where rows were rounded for the
+    /// product's operand, nobody has read them as f32 yet.
+    #[inline(always)]
+    fn fetch_residual<S: Simd>(&self, s: S, place: &TilePlace) {
+        let Some(residual) = self.epilogue.residual else { return };
+        let first = residual.data.as_ptr().wrapping_add(place.row * residual.stride + place.col);
+        for row in 0..place.rows {
+            for line in 0..place.cols.div_ceil(LINE) {
+                s.prefetch(first.wrapping_add(row * residual.stride + line * LINE));
             }
         }
     }
