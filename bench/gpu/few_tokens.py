@@ -104,25 +104,37 @@ def rule(model, part, tokens):
     """The tactics of small_sm90a.rs."""
     n, k = SHAPES[f"{model} {part}"]
     rest = features_of(part, True)
-    if tokens > 384 or tokens > 256 and n > 1024:
+    if tokens > 512 or tokens > 192 and n > 1024:
         return large(n, k, 64 if n == 2304 else 128, **rest)
     square = n <= 1024 and k <= 1024
-    if tokens <= 128:
-        tile = 64 if square and tokens > 64 else next(t for t in (32, 64, 128) if tokens <= t)
-    else:
-        tile = 192 if ceil_div(tokens, 192) * 192 <= ceil_div(tokens, 128) * 128 else 128
-    across = n // 64 * ceil_div(tokens, tile)
+    most = MULTIPROCESSORS * (11 / 20 if tokens <= 32 or square and 64 < tokens <= 128 else 3 / 4)
+    tiles = (16, 32, 64, 96, 128, 192)
+
+    def blocks(tile):
+        return n // 64 * ceil_div(tokens, tile)
 
     def largest(most):
         return max(s for s in SPLITS if s * across <= most or s == 1)
 
-    split = largest(MULTIPROCESSORS * (5 / 6 if tokens <= 64 else 11 / 20 if square else 3 / 4))
+    if square and 64 < tokens <= 128:
+        tile = 64
+    elif square and tokens > 32:
+        tile = next(t for t in tiles if 4 * t >= tokens and 2 * blocks(t) <= most)
+    elif tokens <= 192:
+        tile = next(t for t in tiles if tokens <= t)
+    elif tokens > 384:
+        tile = 256
+    else:
+        tile = 192 if ceil_div(tokens, 192) * 192 <= ceil_div(tokens, 128) * 128 else 128
+    across = blocks(tile)
+    split = largest(most)
     if split == 1 and 2 * across <= MULTIPROCESSORS:
         split = largest(MULTIPROCESSORS)
     groups = 2 if tile == 192 or tile == 128 and split <= 3 else 1
     longest = ceil_div(k // 64, split)
     whole = longest in depths(n, k, tile, 64, split, groups, rest)
-    return small(n, k, tile, 64, split, stages=longest if whole else 4, GROUPS=groups, **SUMS, **rest)
+    sums = SUMS if tile >= 64 else {}
+    return small(n, k, tile, 64, split, stages=longest if whole else 4, GROUPS=groups, **sums, **rest)
 
 
 def attention_forms(tokens):

@@ -13,8 +13,8 @@ const TOKENS: [usize; 8] = [8, 16, 32, 64, 96, 128, 192, 256];
 /// Numbers of blocks along K, up to a portable cluster.
 const SPLITS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 /// Tokens up to which this kernel is the better one, and up to which it is for layers that narrow to so many features.
-const MOST_TOKENS: usize = 256;
-const MOST_TOKENS_NARROW: usize = 384;
+const MOST_TOKENS: usize = 192;
+const MOST_TOKENS_NARROW: usize = 512;
 const NARROW: usize = 1024;
 /// Tokens up to which it is worth timing beside the other.
 const MOST_TIMED_TOKENS: usize = 512;
@@ -71,22 +71,28 @@ impl Shape {
 
 /// Tokens of a tile, and blocks along K: so many that most of the card has work, and some is left for the blocks of the
 /// next layer, whose weights arrive meanwhile. The rule meets nearly all optima measured on an H100 in layers of
-/// BERT-base and -large (`bench/runs/2026-11-24-h100-few-tokens.json`).
+/// BERT-base and -large (`bench/runs/2026-11-24-h100-few-tokens.json`, `2026-11-24-h100-latency.json`).
 fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usize, usize) {
     let square = linear.n <= NARROW && linear.k <= NARROW;
+    let is_light = rows <= 32 || square && (65..=128).contains(&rows);
+    let most = if is_light { multiprocessors * 11 / 20 } else { multiprocessors * 3 / 4 };
+    let across = |tokens: usize| linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
+    let whole = || TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(128);
+    // A quarter of the rows, or as much more as leaves two blocks along K their places.
+    let quarter = || {
+        let fits = |tokens: &usize| 4 * tokens >= rows && 2 * across(*tokens) <= most;
+        TOKENS.into_iter().find(fits).unwrap_or_else(whole)
+    };
     let tokens = match rows {
         65..=128 if square => 64,
-        ..=128 => TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(128),
+        33.. if square => quarter(),
+        ..=192 => whole(),
+        385.. => 256,
         // Whichever covers the rows with less beyond them.
         _ if rows.next_multiple_of(192) <= rows.next_multiple_of(128) => 192,
         _ => 128,
     };
-    let across = linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
-    let most = match (square, rows) {
-        (true, 65..) => multiprocessors * 11 / 20,
-        (false, 65..) => multiprocessors * 3 / 4,
-        _ => multiprocessors * 5 / 6,
-    };
+    let across = across(tokens);
     let possible = |split: &usize| *split <= linear.k.div_ceil(BLOCK_K);
     let largest = |most: usize| {
         SPLITS.into_iter().rev().filter(possible).find(|split| split * across <= most).unwrap_or(1)
@@ -261,7 +267,8 @@ mod tests {
     #[test]
     fn the_layers_of_encoders_run_in_one_go_and_have_a_place_for_their_sums() {
         for (n, k) in LAYERS {
-            for rows in buckets::token_buckets().filter(|rows| *rows <= MOST_TOKENS) {
+            let most = if n <= NARROW { MOST_TOKENS_NARROW } else { MOST_TOKENS };
+            for rows in buckets::token_buckets().filter(|rows| *rows <= most) {
                 let setting = Setting { tokens: rows, ..Setting::typical(Arch::Sm90a) };
                 let linear = layer(n, k);
                 let cut = tile_and_split(rows, &linear, 132);
@@ -289,7 +296,8 @@ mod tests {
     #[test]
     fn cuts_are_those_that_were_the_fastest_in_layers() {
         let cut = |rows, n, k| tile_and_split(rows, &layer(n, k), 132);
-        assert_eq!(cut(32, 2304, 768), (32, 3));
+        assert_eq!(cut(32, 2304, 768), (32, 2));
+        assert_eq!(cut(32, 768, 3072), (32, 6));
         assert_eq!(cut(128, 2304, 768), (128, 2));
         assert_eq!(cut(128, 768, 768), (64, 3));
         assert_eq!(cut(128, 1024, 1024), (64, 2));
@@ -297,10 +305,16 @@ mod tests {
         // Eight blocks along K would fill the card, and be slower by 2 us of 25.
         assert_eq!(cut(128, 1024, 4096), (128, 6));
         assert_eq!(cut(384, 768, 3072), (192, 4));
+        assert_eq!(cut(512, 768, 3072), (256, 4));
+        let square = [64, 192, 256, 384, 512].map(|rows| cut(rows, 768, 768));
+        assert_eq!(square, [(16, 2), (64, 2), (64, 2), (96, 2), (128, 2)]);
+        assert_eq!(cut(384, 1024, 1024), (128, 2));
         let takes = |rows, n, k| {
             let setting = Setting { tokens: rows, ..Setting::typical(Arch::Sm90a) };
             rule(Storage::F16, &layer(n, k), &setting).is_some()
         };
-        assert!(takes(384, 768, 3072) && !takes(384, 3072, 768) && !takes(512, 768, 3072));
+        assert!(
+            takes(512, 768, 3072) && takes(192, 3072, 768) && !takes(256, 3072, 768) && !takes(768, 768, 768)
+        );
     }
 }
