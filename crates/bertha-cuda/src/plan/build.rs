@@ -54,9 +54,12 @@ pub(super) fn build_timed(
     let start = Instant::now();
     lowered.program.tactics = tune::tune(device, Arc::new(plan.clone()), cache)?;
     tracing::info!("tactics timed in {:.2} s", start.elapsed().as_secs_f64());
-    let needed: BTreeSet<String> = lowered.kernels_in(&settings).iter().map(ToString::to_string).collect();
+    let needed: BTreeMap<String, KernelSpec> =
+        lowered.kernels_in(&settings).into_iter().map(|kernel| (kernel.to_string(), kernel)).collect();
     plan.program = lowered.program;
-    plan.cubins.retain(|kernel, _| needed.contains(kernel));
+    plan.cubins.retain(|kernel, _| needed.contains_key(kernel));
+    let missing = needed.into_iter().filter(|(name, _)| !plan.cubins.contains_key(name));
+    plan.cubins.extend(compile_all(&missing.map(|(_, kernel)| kernel).collect(), arch)?);
     Ok(plan)
 }
 

@@ -25,6 +25,8 @@ use crate::session::{CudaSession, RaggedInputs};
 /// fastest by more than this factor.
 const TRIED: usize = 3;
 const NEAR: f64 = 1.1;
+/// Layers that are fewer than others of their size by this factor are not timed: they follow those.
+const MINORITY: usize = 4;
 /// By how much a whole run must become shorter for another tactic; less is noise.
 const GAIN: f64 = 0.995;
 
@@ -40,6 +42,22 @@ impl Group {
     /// By what choices name the bucket.
     fn tokens(&self) -> usize {
         self.setting.rows_to_choose_by(Rows::Tokens)
+    }
+
+    /// Features of its layers' output and input.
+    fn size(&self, program: &Program) -> Option<(usize, usize)> {
+        let linear = linear(program, *self.steps.first()?)?;
+        Some((linear.n, linear.k))
+    }
+
+    /// The group of the same bucket whose tactic these layers take: of the same size (a last layer differs from the others by
+    /// what it writes), and of so many more steps that these do not matter.
+    fn leader<'a>(&self, program: &Program, all: &'a [Group]) -> Option<&'a Group> {
+        all.iter().find(|other| {
+            other.setting == self.setting
+                && other.size(program) == self.size(program)
+                && other.steps.len() >= MINORITY * self.steps.len()
+        })
     }
 
     /// What its layers could run on and is worth timing, the rule's choice first.
@@ -155,12 +173,13 @@ pub(crate) fn kernels(
     (cache, card): (&TimingCache, &CardKey),
 ) -> BTreeSet<KernelSpec> {
     let mut kernels = BTreeSet::new();
-    for group in groups(program, base) {
+    let all = groups(program, base);
+    for group in all.iter().filter(|group| group.leader(program, &all).is_none()) {
         let is_timed = group.by_time(program, cache, card).iter().all(|(_, us)| us.is_finite());
         let needed = if is_timed { group.to_try(program, cache, card) } else { group.candidates(program) };
         for tactic in needed {
             kernels
-                .extend(launches(program, &group, tactic).into_iter().flatten().map(|launch| launch.kernel));
+                .extend(launches(program, group, tactic).into_iter().flatten().map(|launch| launch.kernel));
         }
     }
     kernels
@@ -238,7 +257,8 @@ impl Batch {
 
 const INPUTS: [Input; 3] = [Input::InputIds, Input::TokenTypeIds, Input::PositionIds];
 
-/// Times what the cache lacks, and chooses tactics for a plan that holds the kernels of [`kernels`].
+/// Times what the cache lacks, and chooses tactics for a plan that holds the kernels of [`kernels`]. What is chosen may need
+/// kernels besides those.
 ///
 /// # Errors
 /// When the card refuses. What was timed before stays in the cache.
@@ -251,18 +271,33 @@ pub(crate) fn tune(
     let model = Arc::new(CudaModel::new(device.clone(), plan)?);
     let mut session = model.session()?;
     let mut program = model.program().clone();
-    let mut all = groups(&program, model.base_setting());
-    while !all.is_empty() {
+    let all = groups(&program, model.base_setting());
+    let (followers, mut timed): (Vec<&Group>, Vec<&Group>) =
+        all.iter().partition(|group| group.leader(&program, &all).is_some());
+    while !timed.is_empty() {
         // The groups of one bucket follow each other.
-        let setting = all[0].setting;
-        let others = all.iter().position(|group| group.setting != setting).unwrap_or(all.len());
-        let bucket: Vec<Group> = all.drain(..others).collect();
+        let setting = timed[0].setting;
+        let others = timed.iter().position(|group| group.setting != setting).unwrap_or(timed.len());
+        let bucket: Vec<&Group> = timed.drain(..others).collect();
         let batch = Batch::new(&program, setting.tokens);
         let mut timer = Timer { session: &mut session, batch: batch.inputs(), card: &card, cache };
         timer.alone(&program, &bucket)?;
         timer.in_place(&mut program, &bucket)?;
     }
+    for group in followers {
+        follow(&mut program, group, &all);
+    }
     Ok(program.tactics)
+}
+
+/// Gives a group its leader's tactic, where that is another than the rule's and its own layers can run on it.
+fn follow(program: &mut Program, group: &Group, all: &[Group]) {
+    let Some(leader) = group.leader(program, all) else { return };
+    let Some(layer) = leader.steps.first().and_then(|step| linear(program, *step)) else { return };
+    let Some(tactic) = program.tactics.get(program.storage, layer, &leader.setting) else { return };
+    if launches(program, group, tactic).is_some() {
+        program.tactics.choose(&group.layer, group.tokens(), tactic);
+    }
 }
 
 struct Timer<'a> {
@@ -274,7 +309,7 @@ struct Timer<'a> {
 
 impl Timer<'_> {
     /// Times each candidate that the cache has no time for.
-    fn alone(&mut self, program: &Program, bucket: &[Group]) -> Result<(), PlanError> {
+    fn alone(&mut self, program: &Program, bucket: &[&Group]) -> Result<(), PlanError> {
         for group in bucket {
             let tokens = group.tokens();
             let timed = group.by_time(program, self.cache, self.card);
@@ -297,7 +332,7 @@ impl Timer<'_> {
     }
 
     /// Tries the fastest candidates of each layer in the whole model, and keeps what makes a run shorter.
-    fn in_place(&mut self, program: &mut Program, bucket: &[Group]) -> Result<(), PlanError> {
+    fn in_place(&mut self, program: &mut Program, bucket: &[&Group]) -> Result<(), PlanError> {
         let Some(setting) = bucket.first().map(|group| group.setting) else { return Ok(()) };
         if bucket.iter().all(|group| group.candidates(program).len() < 2) {
             return Ok(());

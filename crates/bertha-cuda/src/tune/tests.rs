@@ -74,3 +74,24 @@ fn a_batch_fills_its_bucket_with_ids_that_all_tables_have() {
         assert_eq!(batch.inputs().tokens(), tokens);
     }
 }
+
+#[test]
+fn a_last_layer_that_writes_something_else_follows_the_others() {
+    let mut config = EncoderConfig::named("minilm-l6").unwrap();
+    (config.layers, config.vocabulary) = (6, 50);
+    let model = bertha_compile::optimize_model(&config.build(1).unwrap()).unwrap().0;
+    let mut program = lower(&model.graph, Precision::F16, Arch::Sm90a).unwrap();
+    let all = groups(&program, Setting::typical(Arch::Sm90a));
+    let followers: Vec<&Group> = all.iter().filter(|group| group.leader(&program, &all).is_some()).collect();
+    assert!(!followers.is_empty());
+    for group in followers {
+        let leader = group.leader(&program, &all).unwrap();
+        assert!(leader.leader(&program, &all).is_none() && group.steps.len() == 1 && leader.steps.len() == 5);
+        let Some(other) = leader.candidates(&program).get(1).copied() else { continue };
+        program.tactics.choose(&leader.layer, leader.tokens(), other);
+        follow(&mut program, group, &all);
+        let step = linear(&program, group.steps[0]).unwrap();
+        let chosen = program.tactics.get(program.storage, step, &group.setting);
+        assert_eq!(chosen, launches(&program, group, other).map(|_| other));
+    }
+}

@@ -18,6 +18,10 @@ const MOST_TOKENS_NARROW: usize = 512;
 const NARROW: usize = 1024;
 /// Tokens up to which it is worth timing beside the other.
 const MOST_TIMED_TOKENS: usize = 512;
+/// Tokens of the smallest tile, and the longest part of K of a block, that ever were among the fastest (of the layers of
+/// BERT-base, [`crate::tune`] timed all on an H100).
+const LEAST_TIMED_TILE: usize = 32;
+const MOST_TIMED_K: usize = 1024;
 
 /// Rows up to which weights are not asked into the L2 ahead of the next layer, when they are smaller than this: its own
 /// blocks start early enough then (measured on an H100).
@@ -126,7 +130,7 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
 }
 
 /// Tiles that hold the batch in few whole parts, and splits of K with which the blocks keep a third of the card busy at least
-/// and all run at once.
+/// and all run at once, each with no more of K than pays.
 pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
     let rows = setting.rows(linear.rows);
     if rows > MOST_TIMED_TOKENS {
@@ -135,10 +139,12 @@ pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
     let multiprocessors = setting.planned_multiprocessors;
     let whole = TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(MOST_TOKENS);
     let mut found = Vec::new();
-    let is_fit = |tokens: &usize| *tokens <= whole && rows.is_multiple_of(*tokens) && rows / tokens <= 4;
+    let is_fit = |tokens: &usize| {
+        (LEAST_TIMED_TILE..=whole).contains(tokens) && rows.is_multiple_of(*tokens) && rows / tokens <= 4
+    };
     for tokens in TOKENS.into_iter().filter(is_fit) {
         let across = linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
-        for split in SPLITS {
+        for split in SPLITS.into_iter().filter(|split| linear.k.div_ceil(*split) <= MOST_TIMED_K) {
             let blocks = split * across;
             if 3 * blocks >= multiprocessors && blocks <= multiprocessors {
                 found.push(Tactic::GemmSmallSm90a { tokens, split });
