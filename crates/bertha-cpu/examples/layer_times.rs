@@ -131,30 +131,39 @@ impl Buffers {
     }
 }
 
-/// The weights of one layer.
-struct Layer([(PackedDesc, AlignedBuf); 4]);
+/// The weights of all layers in one piece of memory, as a model's are: large pages hold it, which a matrix alone may be too
+/// small for.
+struct Weights {
+    descs: [PackedDesc; 4],
+    memory: AlignedBuf,
+}
 
-impl Layer {
+impl Weights {
     fn new(isa: Isa, model: &Model) -> Result<Self, Failure> {
-        let packed = |k: usize, n: usize| -> Result<_, Failure> {
-            let desc = PackedDesc::with_type(isa.tier(), model.dtype, k, n);
-            let source: Vec<f32> = (0..k * n).map(|i| ((i * 31 % 251) as f32 / 251.0 - 0.5) / 28.0).collect();
-            let mut packed = AlignedBuf::new(desc.packed_len()?);
-            pack_b(&desc, Strided::transposed(&source, k, n), &mut packed);
-            Ok((desc, packed))
-        };
         let (hidden, ffn) = (model.hidden, model.ffn);
-        Ok(Self([
-            packed(hidden, 3 * hidden)?,
-            packed(hidden, hidden)?,
-            packed(hidden, ffn)?,
-            packed(ffn, hidden)?,
-        ]))
+        let descs = [(hidden, 3 * hidden), (hidden, hidden), (hidden, ffn), (ffn, hidden)]
+            .map(|(k, n)| PackedDesc::with_type(isa.tier(), model.dtype, k, n));
+        let lengths = descs.iter().map(PackedDesc::packed_len).collect::<Result<Vec<_>, _>>()?;
+        let mut memory = AlignedBuf::new(model.layers * lengths.iter().sum::<usize>());
+        let mut rest = &mut memory[..];
+        for _ in 0..model.layers {
+            for (desc, len) in descs.iter().zip(&lengths) {
+                let (k, n) = (desc.k, desc.n);
+                let values = (0..k * n).map(|i| ((i * 31 % 251) as f32 / 251.0 - 0.5) / 28.0);
+                let (packed, after) = rest.split_at_mut(*len);
+                pack_b(desc, Strided::transposed(&values.collect::<Vec<f32>>(), k, n), packed);
+                rest = after;
+            }
+        }
+        Ok(Self { descs, memory })
     }
 
-    fn weight(&self, index: usize) -> Result<PackedB<'_>, Failure> {
-        let (desc, values) = &self.0[index];
-        Ok(PackedB::new(*desc, values)?)
+    /// Weight `index` of the model, four to a layer; after the last comes the first.
+    fn get(&self, index: usize) -> Result<PackedB<'_>, Failure> {
+        let lengths = self.descs.iter().map(PackedDesc::packed_len).collect::<Result<Vec<_>, _>>()?;
+        let layer: usize = lengths.iter().sum();
+        let start = index / 4 * layer % self.memory.len() + lengths[..index % 4].iter().sum::<usize>();
+        Ok(PackedB::new(self.descs[index % 4], &self.memory[start..start + lengths[index % 4]])?)
     }
 }
 
@@ -196,11 +205,11 @@ fn normalise(ctx: &mut Context, norm: &LayerNorm<'_>, dtype: PackedType, from: &
     }
 }
 
-/// Runs one layer and adds up the seconds of its steps.
+/// Runs one layer, with its weights and the first of the next, and adds up the seconds of its steps.
 fn run(
     ctx: &mut Context,
     model: &Model,
-    (layer, following): (&Layer, &Layer),
+    weights: [PackedB<'_>; 5],
     cu: CuSeqlens<'_>,
     b: &mut Buffers,
     seconds: &mut [f64; 7],
@@ -215,25 +224,25 @@ fn run(
         seconds[index] += start.elapsed().as_secs_f64();
         start = Instant::now();
     };
-    ctx.expect(&layer.weight(1)?);
-    gemm(ctx, b.x.left(dtype), &layer.weight(0)?, b.qkv.product(dtype), &plain(3 * hidden));
+    ctx.expect(&weights[1]);
+    gemm(ctx, b.x.left(dtype), &weights[0], b.qkv.product(dtype), &plain(3 * hidden));
     step(0);
     attend(ctx, model, cu, &b.qkv, &mut b.context);
     step(1);
     let residual = |x| Epilogue { residual: Some(x), ..plain(hidden) };
     let sums = b.sums.both_mut().0;
-    ctx.expect(&layer.weight(2)?);
-    gemm(ctx, b.context.left(dtype), &layer.weight(1)?, sums, &residual(b.x.floats()));
+    ctx.expect(&weights[2]);
+    gemm(ctx, b.context.left(dtype), &weights[1], sums, &residual(b.x.floats()));
     step(2);
     normalise(ctx, &norm, dtype, &b.sums, &mut b.normed);
     step(3);
     let (y, gelu) = (b.ffn.product(dtype), epilogue(ffn, Activation::GeluErf));
-    ctx.expect(&layer.weight(3)?);
-    gemm(ctx, b.normed.left(dtype), &layer.weight(2)?, y, &gelu);
+    ctx.expect(&weights[3]);
+    gemm(ctx, b.normed.left(dtype), &weights[2], y, &gelu);
     step(4);
     let sums = b.sums.both_mut().0;
-    ctx.expect(&following.weight(0)?);
-    gemm(ctx, b.ffn.left(dtype), &layer.weight(3)?, sums, &residual(b.normed.floats()));
+    ctx.expect(&weights[4]);
+    gemm(ctx, b.ffn.left(dtype), &weights[3], sums, &residual(b.normed.floats()));
     step(5);
     normalise(ctx, &norm, dtype, &b.sums, &mut b.x);
     step(6);
@@ -268,7 +277,7 @@ fn handover_nanoseconds() -> f64 {
 }
 
 /// Times one batch and prints its line.
-fn time(ctx: &mut Context, model: &Model, layers: &[Layer], batch: &str) -> Result<(), Failure> {
+fn time(ctx: &mut Context, model: &Model, weights: &Weights, batch: &str) -> Result<(), Failure> {
     let (sequences, len) = batch.split_once('x').ok_or("a batch is sequences x length, such as 8x128")?;
     let (sequences, len): (usize, usize) = (sequences.parse()?, len.parse()?);
     let (tokens, hidden) = (sequences * len, model.hidden);
@@ -280,8 +289,10 @@ fn time(ctx: &mut Context, model: &Model, layers: &[Layer], batch: &str) -> Resu
     while begin.elapsed().as_secs_f64() < SECONDS || runs.len() < 3 {
         let mut seconds = [0.0; 7];
         ctx.measure_distance();
-        for (layer, following) in layers.iter().zip(layers.iter().cycle().skip(1)) {
-            run(ctx, model, (layer, following), cu, &mut buffers, &mut seconds)?;
+        for layer in 0..model.layers {
+            let weight = |index| weights.get(4 * layer + index);
+            let weights = [weight(0)?, weight(1)?, weight(2)?, weight(3)?, weight(4)?];
+            run(ctx, model, weights, cu, &mut buffers, &mut seconds)?;
         }
         runs.push(seconds);
     }
@@ -293,7 +304,7 @@ fn time(ctx: &mut Context, model: &Model, layers: &[Layer], batch: &str) -> Resu
     let scores = (4 * sequences * len * len * hidden) as f64;
     let (square, ffn) = (product(hidden, hidden), product(hidden, model.ffn));
     let flops = [3.0 * square, scores, square, 0.0, ffn, ffn, 0.0];
-    let layers = layers.len() as f64;
+    let layers = model.layers as f64;
     let whole = median(runs.iter().map(|run| run.iter().sum()).collect());
     let cells = (0..STEPS.len()).map(|step| {
         let seconds = median(runs.iter().map(|run| run[step]).collect()) / layers;
@@ -322,7 +333,7 @@ fn main() -> Result<(), Failure> {
     let model = Model::named(&name, dtype).ok_or("the model is bert-base or minilm-l6")?;
     let batches: Vec<String> = args.collect();
     let mut ctx = Context::new(isa, threads)?;
-    let layers: Vec<Layer> = (0..model.layers).map(|_| Layer::new(isa, &model)).collect::<Result<_, _>>()?;
+    let weights = Weights::new(isa, &model)?;
     println!(
         "{name} in {}, {isa}, {threads} thread(s): microseconds a layer, medians over runs,",
         dtype.name()
@@ -332,7 +343,7 @@ fn main() -> Result<(), Failure> {
     println!("{:>8} {:>8} {:>7}  {header}", "batch", "ms", "of peak");
     for batch in if batches.is_empty() { vec!["1x16".into(), "1x32".into(), "1x128".into()] } else { batches }
     {
-        time(&mut ctx, &model, &layers, &batch)?;
+        time(&mut ctx, &model, &weights, &batch)?;
     }
     Ok(())
 }

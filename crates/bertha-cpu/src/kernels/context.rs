@@ -186,8 +186,8 @@ impl Context {
     where
         F: Fn(usize, RowsMut<'_>) + Sync,
     {
-        /// Fewer values than this are not worth a fork.
-        const MIN_PART: usize = 8 << 10;
+        /// Fewer values than this are not worth a part of their own.
+        const MIN_PART: usize = 2 << 10;
         out.check();
         let RowsMut { data, rows, cols, stride } = out;
         if rows == 0 || cols == 0 {
