@@ -271,6 +271,11 @@ def check_variants():
     yield small(768, 3072, 128, 128, 2, stages=4, SUMS_16=1, **NORM_OUT)
     yield small(1000, 328, 96, 64, 5, f32=True, SUMS_16=1, activation="TANH", residual=True)
     yield small(768, 768, 16, 64, 6, SUMS_16=1, residual=True)
+    yield small(768, 3072, 256, 64, 4, stages=4, SUMS_16=1, **NORM_OUT)
+    yield small(1024, 4096, 256, 64, 3, stages=4, SUMS_16=1, **NORM_OUT)
+    yield small(768, 3072, 256, 64, 4, stages=4, element="bf16", **NORM_OUT)
+    yield small(768, 768, 96, 64, 2, SUMS_16=1, **NORM_OUT)
+    yield small(768, 768, 16, 64, 2, **NORM_OUT)
 
 
 LARGE_TOKENS = [384, 1024, 4096, 4224, 16384]

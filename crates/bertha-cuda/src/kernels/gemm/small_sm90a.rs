@@ -17,11 +17,14 @@ const MOST_TOKENS: usize = 192;
 const MOST_TOKENS_NARROW: usize = 512;
 const NARROW: usize = 1024;
 /// Tokens up to which it is worth timing beside the other.
-const MOST_TIMED_TOKENS: usize = 512;
+const MOST_TIMED_TOKENS: usize = 1024;
 /// Tokens of the smallest tile, and the longest part of K of a block, that ever were among the fastest (of the layers of
 /// BERT-base, [`crate::tune`] timed all on an H100).
 const LEAST_TIMED_TILE: usize = 32;
 const MOST_TIMED_K: usize = 1024;
+/// Tokens beyond which only the widest tiles are left, whose parts of K may be twice as long: more blocks find no place.
+const MANY_TIMED_TOKENS: usize = 512;
+const WIDEST_TILE: usize = 256;
 
 /// Rows up to which weights are not asked into the L2 ahead of the next layer, when they are smaller than this: its own
 /// blocks start early enough then (measured on an H100).
@@ -137,14 +140,15 @@ pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
         return Vec::new();
     }
     let multiprocessors = setting.planned_multiprocessors;
-    let whole = TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(MOST_TOKENS);
+    let whole = TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(WIDEST_TILE);
+    let longest = if rows > MANY_TIMED_TOKENS { 2 * MOST_TIMED_K } else { MOST_TIMED_K };
     let mut found = Vec::new();
     let is_fit = |tokens: &usize| {
         (LEAST_TIMED_TILE..=whole).contains(tokens) && rows.is_multiple_of(*tokens) && rows / tokens <= 4
     };
     for tokens in TOKENS.into_iter().filter(is_fit) {
         let across = linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
-        for split in SPLITS.into_iter().filter(|split| linear.k.div_ceil(*split) <= MOST_TIMED_K) {
+        for split in SPLITS.into_iter().filter(|split| linear.k.div_ceil(*split) <= longest) {
             let blocks = split * across;
             if 3 * blocks >= multiprocessors && blocks <= multiprocessors {
                 found.push(Tactic::GemmSmallSm90a { tokens, split });
@@ -297,6 +301,17 @@ mod tests {
             launch.args.contains(&LaunchArg::Address(Operand::Weight(7)))
         };
         assert!(asks(128, 1 << 20) && asks(32, 6 << 20) && !asks(32, 4 << 20));
+    }
+
+    #[test]
+    fn the_layers_that_narrow_are_timed_with_wide_tiles_too() {
+        let at = |rows, n, k| {
+            let setting = Setting { tokens: rows, ..Setting::typical(Arch::Sm90a) };
+            candidates(&layer(n, k), &setting)
+        };
+        assert!(at(512, 768, 3072).contains(&Tactic::GemmSmallSm90a { tokens: 256, split: 4 }));
+        assert!(at(1024, 768, 3072).contains(&Tactic::GemmSmallSm90a { tokens: 256, split: 2 }));
+        assert!(at(1024, 3072, 768).is_empty() && at(1536, 768, 3072).is_empty());
     }
 
     #[test]
