@@ -26,8 +26,6 @@ HEADS = {"base": 12, "large": 16}
 PARTS = ("qkv", "out", "ffn1", "ffn2")
 # What a multiprocessor can hold twice.
 HALF = 115712
-# As the runtime launches them in f16.
-SUMS = {"SUMS_16": 1}
 
 
 def features_of(part, deferred):
@@ -43,7 +41,7 @@ def depths(n, k, tile, features, split, groups, rest):
     longest = ceil_div(k // 64, split)
 
     def fits(depth, limit):
-        variant = small(n, k, tile, features, split, stages=depth, GROUPS=groups, **SUMS, **rest)
+        variant = small(n, k, tile, features, split, stages=depth, GROUPS=groups, **rest)
         tile_of_sums = ceil_div(tile // groups // 8, split) * groups * 8 * (features + 4) * 4
         return variant.shared() <= limit and tile_of_sums <= depth * (features + tile) * 128
 
@@ -69,19 +67,10 @@ def candidates(model, part, tokens, deferred=True):
                     if tile // groups not in (16, 32, 64, 96, 128) or groups == 2 and tile == 32:
                         continue
                     for depth in depths(n, k, tile, features, split, groups, rest):
-                        yield small(n, k, tile, features, split, stages=depth, GROUPS=groups, **SUMS, **rest)
+                        yield small(n, k, tile, features, split, stages=depth, GROUPS=groups, **rest)
     if tokens > 128:
         for tile in (64, 128):
             yield large(n, k, tile, **rest)
-
-
-def with_f32_sums(variant):
-    """The same tile, its blocks' sums sent as f32."""
-    if not isinstance(variant, Small):
-        return variant
-    parameters = {k: v for k, v in variant.parameters.items() if k not in SUMS}
-    return Small(variant.n, variant.k, variant.element, variant.activation, variant.residual, variant.f32, variant.norm,
-                 variant.stats, **parameters)
 
 
 SPLITS = (1, 2, 3, 4, 6, 8)
@@ -107,7 +96,7 @@ def rule(model, part, tokens):
     if tokens > 512 or tokens > 192 and n > 1024:
         return large(n, k, 64 if n == 2304 else 128, **rest)
     square = n <= 1024 and k <= 1024
-    most = MULTIPROCESSORS * (11 / 20 if tokens <= 32 or square and 64 < tokens <= 128 else 3 / 4)
+    half, most = MULTIPROCESSORS * 11 / 20, MULTIPROCESSORS * 3 / 4
     tiles = (16, 32, 64, 96, 128, 192)
 
     def blocks(tile):
@@ -116,9 +105,7 @@ def rule(model, part, tokens):
     def largest(most):
         return max(s for s in SPLITS if s * across <= most or s == 1)
 
-    if square and 64 < tokens <= 128:
-        tile = 64
-    elif square and tokens > 32:
+    if square and tokens > 32:
         tile = next(t for t in tiles if 4 * t >= tokens and 2 * blocks(t) <= most)
     elif tokens <= 192:
         tile = next(t for t in tiles if tokens <= t)
@@ -127,14 +114,13 @@ def rule(model, part, tokens):
     else:
         tile = 192 if ceil_div(tokens, 192) * 192 <= ceil_div(tokens, 128) * 128 else 128
     across = blocks(tile)
-    split = largest(most)
+    split = largest(half if square or tokens <= 32 else most)
     if split == 1 and 2 * across <= MULTIPROCESSORS:
         split = largest(MULTIPROCESSORS)
     groups = 2 if tile == 192 or tile == 128 and split <= 3 else 1
     longest = ceil_div(k // 64, split)
     whole = longest in depths(n, k, tile, 64, split, groups, rest)
-    sums = SUMS if tile >= 64 else {}
-    return small(n, k, tile, 64, split, stages=longest if whole else 4, GROUPS=groups, **sums, **rest)
+    return small(n, k, tile, 64, split, stages=longest if whole else 4, GROUPS=groups, **rest)
 
 
 def attention_forms(tokens):
@@ -270,10 +256,9 @@ def run_time(out, only, rounds):
         result["rule"] = {p: short(v) for p, v in best.items()}
         options = {"by the rule": {}, "without attention": {"attention": False}, "without prefetch": {"prefetch": False}}
         result |= {name: layers.time(best, **option) for name, option in options.items()}
-        result["sums as f32"] = layers.time({p: with_f32_sums(v) for p, v in best.items()})
         time = result["by the rule"]
         print(f"{model} m={tokens}: layer norm kernels {result['layer norm kernels']:.2f} us a layer, deferred {result['deferred']:.2f}, "
-              f"by the rule {time:.2f} (sums as f32 {result['sums as f32']:.2f}), without attention {result['without attention']:.2f}, without prefetch "
+              f"by the rule {time:.2f}, without attention {result['without attention']:.2f}, without prefetch "
               f"{result['without prefetch']:.2f}", flush=True)
         for turn in range(rounds):
             for part in PARTS:
@@ -306,7 +291,7 @@ def run_compile(only, jobs):
     variants = {}
     for model, tokens in cases(only):
         for part in PARTS:
-            every = [*candidates(model, part, tokens), rule(model, part, tokens), with_f32_sums(rule(model, part, tokens))]
+            every = [*candidates(model, part, tokens), rule(model, part, tokens)]
             every += [first_rule(model, part, tokens, deferred) for deferred in (False, True)]
             variants |= {v.name: v for v in every}
     with ProcessPoolExecutor(jobs) as pool:

@@ -119,8 +119,7 @@ class Small(Variant):
         groups = p.get("GROUPS", 1)
         owned = ceil_div(p["TOKENS"] // groups // 8, p["SPLIT"]) * groups
         ring = p["STAGES"] * (p["FEATURES"] + p["TOKENS"]) * 128
-        sent = 16 if p.get("SUMS_16") else 32
-        return ring + owned * (p["FEATURES"] * sent * (p["SPLIT"] - 1) + 64 * bool(self.norm)) + 16 * p["STAGES"] + 8
+        return ring + owned * (p["FEATURES"] * 32 * (p["SPLIT"] - 1) + 64 * bool(self.norm)) + 16 * p["STAGES"] + 8
 
     def grid(self, capacity):
         p = self.parameters
@@ -263,18 +262,11 @@ def check_variants():
     yield small(1024, 4096, 192, 64, 3, stages=4, GROUPS=2, **NORM_OUT)
     yield small(768, 768, 192, 64, 3, GROUPS=2, **NORM_OUT)
     yield small(768, 768, 8, 64, 2, norm="input", stats=True, residual=True)
-    yield small(2304, 768, 128, 64, 3, GROUPS=2, norm="input", SUMS_16=1)
-    yield small(3072, 768, 128, 64, 2, GROUPS=2, norm="input", SUMS_16=1, **GELU)
-    yield small(768, 768, 64, 64, 3, SUMS_16=1, **NORM_OUT)
-    yield small(768, 3072, 128, 64, 8, stages=6, SUMS_16=1, **NORM_OUT)
-    yield small(1024, 4096, 192, 64, 3, stages=4, GROUPS=2, SUMS_16=1, **NORM_OUT)
-    yield small(768, 3072, 128, 128, 2, stages=4, SUMS_16=1, **NORM_OUT)
-    yield small(1000, 328, 96, 64, 5, f32=True, SUMS_16=1, activation="TANH", residual=True)
-    yield small(768, 768, 16, 64, 6, SUMS_16=1, residual=True)
-    yield small(768, 3072, 256, 64, 4, stages=4, SUMS_16=1, **NORM_OUT)
-    yield small(1024, 4096, 256, 64, 3, stages=4, SUMS_16=1, **NORM_OUT)
+    yield small(768, 3072, 128, 128, 2, stages=4, **NORM_OUT)
+    yield small(768, 3072, 256, 64, 4, stages=4, **NORM_OUT)
+    yield small(1024, 4096, 256, 64, 3, stages=4, **NORM_OUT)
     yield small(768, 3072, 256, 64, 4, stages=4, element="bf16", **NORM_OUT)
-    yield small(768, 768, 96, 64, 2, SUMS_16=1, **NORM_OUT)
+    yield small(768, 768, 96, 64, 2, **NORM_OUT)
     yield small(768, 768, 16, 64, 2, **NORM_OUT)
 
 

@@ -13,9 +13,7 @@
 // SHARE blocks of the cluster with neighbouring features and the same part of K share A by multicast.
 // Reduction: the block of rank r owns the r-th part of each group's tokens. Everybody sends its accumulators of the others'
 // tokens straight from registers to the owner's shared memory (st.async, counted at the owner's mbarrier) and the owner
-// adds them in a fixed order: no atomics, no workspace, the same result on every run. With SUMS_16 they are sent as f16 (a
-// cluster's shared memory passes on 12 to 20 bytes a clock) and added in f32: a rounding more, of each part but the owner's.
-// The sums go through a [tokens][FEATURES]
+// adds them in a fixed order: no atomics, no workspace, the same result on every run. The sums go through a [tokens][FEATURES]
 // tile of f32 in the ring's memory, after which eight neighbouring features of a token are in one thread: epilogue,
 // residual, statistics and 16-byte stores.
 // The next linear layer's weights can be asked into the L2 meanwhile (`next`), as nothing else uses the memory then.
@@ -29,7 +27,7 @@
 //     D = A W^T + bias + (residual - mean) rstd gamma; stats are those of the residual's rows, gamma is [N] f32.
 //   STATS_OUTPUT: output_stats become those of the rows of D.
 // Shared memory: STAGES x (FEATURES + TOKENS) rows of 128 bytes in the 128-byte swizzle; the receive buffer
-// (SPLIT - 1) x OWNED x (FEATURES * 2 * GROUPS) x 16 bytes (8 with SUMS_16), where OWNED = ceil(TOKENS / GROUPS / 8 / SPLIT) are columns of
+// (SPLIT - 1) x OWNED x (FEATURES * 2 * GROUPS) x 16 bytes, where OWNED = ceil(TOKENS / GROUPS / 8 / SPLIT) are columns of
 // eight tokens of each group;
 // the norms of the owned tokens.
 // Intensity: weights are read once; A is read FEATURES * SHARE features at a time from the L2.
@@ -46,11 +44,10 @@
 //   ACTIVATION, RESIDUAL, OUTPUT_F32   as in gemm_sm90a.cu
 //   NORM_INPUT | NORM_RESIDUAL (with RESIDUAL, without an activation)   of a width that is a multiple of 64
 //   STATS_OUTPUT  N a multiple of 64, not with OUTPUT_F32
-//   SUMS_16       sums are sent as f16
 //
 // Launch: grid (SPLIT, ceil(ceil(N / FEATURES) / SHARE) * SHARE, ceil(capacity / TOKENS)); cluster (SPLIT, SHARE, 1);
 // block 2 * FEATURES * GROUPS + 32, and 32 more with NORM_INPUT or NORM_RESIDUAL; dynamic shared memory (whose carve-out is set to 100 %)
-//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * GROUPS * FEATURES * 32 (16 with SUMS_16) * (SPLIT - 1) + 16 * STAGES + 8
+//   STAGES * (FEATURES + TOKENS) * 128 + OWNED * GROUPS * FEATURES * 32 * (SPLIT - 1) + 16 * STAGES + 8
 //   + OWNED * GROUPS * 64 with NORM_INPUT or NORM_RESIDUAL;
 //   the f32 tile OWNED * GROUPS * 8 x (FEATURES + 4) x 4 must fit the ring.
 // Two such kernels fit on a multiprocessor up to 115,712 bytes each: only then the next one's weights are under way early.
@@ -84,13 +81,7 @@ constexpr int LONGEST_PART = (BLOCKS_K + SPLIT - 1) / SPLIT;
 constexpr bool RING = STAGES < LONGEST_PART;
 constexpr int COLUMNS = GROUP_TOKENS / 8;
 constexpr int OWNED = (COLUMNS + SPLIT - 1) / SPLIT;
-#ifdef SUMS_16
-constexpr int SENT_BYTES = 8;  // a thread's four sums of a column on their way
-#else
-constexpr int SENT_BYTES = 16;
-#endif
-constexpr int SLOT_BYTES = OWNED * CONSUMER_THREADS * SENT_BYTES;
-constexpr int RECEIVE_BYTES = (SPLIT - 1) * SLOT_BYTES;
+constexpr int RECEIVE_BYTES = (SPLIT - 1) * OWNED * CONSUMER_THREADS * 16;
 constexpr int CHUNKS = FEATURES / 8;                          // of eight features in a row of the tile
 constexpr int ROWS_AT_ONCE = CONSUMER_THREADS / CHUNKS;       // rows that the consumers finish at a time
 constexpr int OWNED_ROWS = OWNED * GROUPS * 8;
@@ -287,61 +278,6 @@ DEVICE constexpr int columns_of(int split) {
     return end - begin;
 }
 
-// The sums of columns on their way: four f32 of one column in 16 bytes, or with SUMS_16 four f16 of a column, and those of
-// the next one behind them when the owner has that, so that stores are of 16 bytes. Where a thread's piece of column
-// `column` lies in a slot, and how many columns go with it.
-DEVICE unsigned piece_offset(int column, int columns, int thread) {
-    return (column * CONSUMER_THREADS + thread * columns) * SENT_BYTES;
-}
-
-#ifdef SUMS_16
-constexpr int PIECE = 2;
-
-DEVICE void send_piece(unsigned address, unsigned barrier, const float* v, int columns) {
-    u32 a = pack2<f16>(v[0], v[1]);
-    u32 b = pack2<f16>(v[2], v[3]);
-    if (columns == 2) {
-        u32 c = pack2<f16>(v[4], v[5]);
-        u32 d = pack2<f16>(v[6], v[7]);
-        store_async(address, barrier, __uint_as_float(a), __uint_as_float(b), __uint_as_float(c), __uint_as_float(d));
-    } else {
-        store_async(address, barrier, a, b);
-    }
-}
-
-// Adds what has come of a column to its four sums.
-DEVICE void add_received(float* sum, unsigned address) {
-    u32 a, b;
-    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(address) : "memory");
-    float2 upper = unpack2<f16>(a);
-    float2 lower = unpack2<f16>(b);
-    sum[0] += upper.x;
-    sum[1] += upper.y;
-    sum[2] += lower.x;
-    sum[3] += lower.y;
-}
-#else
-constexpr int PIECE = 1;
-
-DEVICE void send_piece(unsigned address, unsigned barrier, const float* v, int) {
-    store_async(address, barrier, v[0], v[1], v[2], v[3]);
-}
-
-DEVICE void add_received(float* sum, unsigned address) {
-    float a, b, c, d;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(a), "=f"(b), "=f"(c), "=f"(d) : "r"(address) : "memory");
-    sum[0] += a;
-    sum[1] += b;
-    sum[2] += c;
-    sum[3] += d;
-}
-#endif
-
-// How many columns go with `column`, the first of a piece, when their owner has `columns`.
-DEVICE constexpr int piece_of(int column, int columns) {
-    return PIECE == 2 && column + 1 < columns ? 2 : 1;
-}
-
 // Sends each owner its columns of the accumulators, beginning with the next in rank so that no owner gets all at once, and
 // keeps this block's own in `sum`. The rank is a constant here, as indexes of registers have to be.
 template <int SELF>
@@ -357,13 +293,13 @@ DEVICE void send(
         int owner = (SELF + distance) % SPLIT;
         int slot = SELF < owner ? SELF : SELF - 1;
         unsigned rank = rank_of(owner, part.share);
-        unsigned address = cluster_address(layout.receive + slot * SLOT_BYTES, rank);
+        unsigned address = cluster_address(layout.receive + (slot * OWNED * CONSUMER_THREADS + thread) * 16, rank);
         unsigned barrier = cluster_address(layout.received, rank);
 #pragma unroll
-        for (int column = 0; column < OWNED; column += PIECE) {
+        for (int column = 0; column < OWNED; ++column) {
             if (owner * OWNED + column < COLUMNS) {
-                int columns = piece_of(column, columns_of(owner));
-                send_piece(address + piece_offset(column, columns, thread), barrier, d + (owner * OWNED + column) * 4, columns);
+                const float* v = d + (owner * OWNED + column) * 4;
+                store_async(address + column * CONSUMER_THREADS * 16, barrier, v[0], v[1], v[2], v[3]);
             }
         }
     }
@@ -378,16 +314,23 @@ DEVICE void send(
     }
 }
 
-// Adds what the others have sent of this block's `columns` to its own sums.
-DEVICE void receive(float (&sum)[OWNED * 4], const Layout& layout, int thread, int columns) {
+// Adds what the others have sent to this block's own sums.
+DEVICE void receive(float (&sum)[OWNED * 4], const Layout& layout, int thread) {
     barrier_wait_cluster(layout.received, 0);
 #pragma unroll
     for (int slot = 0; slot < SPLIT - 1; ++slot) {
 #pragma unroll
         for (int column = 0; column < OWNED; ++column) {
-            int first = column / PIECE * PIECE;
-            unsigned from = layout.receive + slot * SLOT_BYTES + piece_offset(first, piece_of(first, columns), thread);
-            add_received(sum + column * 4, from + (column - first) * SENT_BYTES);
+            unsigned address = layout.receive + ((slot * OWNED + column) * CONSUMER_THREADS + thread) * 16;
+            float a, b, c, e;
+            asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                         : "=f"(a), "=f"(b), "=f"(c), "=f"(e)
+                         : "r"(address)
+                         : "memory");
+            sum[column * 4] += a;
+            sum[column * 4 + 1] += b;
+            sum[column * 4 + 2] += c;
+            sum[column * 4 + 3] += e;
         }
     }
 }
@@ -458,7 +401,7 @@ DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epil
     load_parameters(parameters.gamma, epilogue.gamma, feature);
 #endif
     if (SPLIT > 1 && thread == 0) {
-                barrier_expect(layout.received, (SPLIT - 1) * owned.columns * CONSUMER_THREADS * SENT_BYTES);
+        barrier_expect(layout.received, (SPLIT - 1) * owned.columns * CONSUMER_THREADS * 16);
     }
     if constexpr (CLUSTER > 1) {
         cluster_wait();
@@ -481,7 +424,7 @@ DEVICE void consume(const Layout& layout, const Part& part, const Epilogue& epil
     float sum[OWNED * 4] = {};
     send<0>(d, sum, layout, part, thread);
     if constexpr (SPLIT > 1) {
-        receive(sum, layout, thread, owned.columns);
+        receive(sum, layout, thread);
     }
     // All products have ended: the ring's memory is free. The norms are there.
     named_barrier(1, CONSUMER_THREADS + NORM_THREADS);

@@ -109,14 +109,6 @@ DEVICE void store_async(unsigned address, unsigned barrier, float a, float b, fl
         : "memory");
 }
 
-// The same with 8 bytes.
-DEVICE void store_async(unsigned address, unsigned barrier, unsigned a, unsigned b) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(address), "r"(a),
-        "r"(b), "r"(barrier)
-        : "memory");
-}
-
 // ---- tensor memory accelerator ------------------------------------------------------------------------------------
 
 DEVICE void prefetch_map(const TensorMap* map) {

@@ -43,8 +43,6 @@ struct Shape {
     split: usize,
     /// Whether a deferred norm is applied.
     norm: bool,
-    /// Whether the blocks along K send each other their sums as f16.
-    sums_16: bool,
 }
 
 impl Shape {
@@ -59,7 +57,7 @@ impl Shape {
 
     fn shared_bytes(&self, stages: usize) -> usize {
         let owned = (self.tokens / self.groups() / 8).div_ceil(self.split) * self.groups();
-        let received = owned * FEATURES * if self.sums_16 { 16 } else { 32 } * (self.split - 1);
+        let received = owned * FEATURES * 32 * (self.split - 1);
         let norms = if self.norm { owned * 64 } else { 0 };
         stages * (FEATURES + self.tokens) * 128 + received + norms + 16 * stages + 8
     }
@@ -81,8 +79,7 @@ impl Shape {
 /// BERT-base and -large (`bench/runs/2026-11-24-h100-few-tokens.json`, `2026-11-24-h100-latency.json`).
 fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usize, usize) {
     let square = linear.n <= NARROW && linear.k <= NARROW;
-    let is_light = rows <= 32 || square && (65..=128).contains(&rows);
-    let most = if is_light { multiprocessors * 11 / 20 } else { multiprocessors * 3 / 4 };
+    let (half, most) = (multiprocessors * 11 / 20, multiprocessors * 3 / 4);
     let across = |tokens: usize| linear.n.div_ceil(FEATURES) * rows.div_ceil(tokens);
     let whole = || TOKENS.into_iter().find(|tokens| rows <= *tokens).unwrap_or(128);
     // A quarter of the rows, or as much more as leaves two blocks along K their places.
@@ -91,7 +88,6 @@ fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usiz
         TOKENS.into_iter().find(fits).unwrap_or_else(whole)
     };
     let tokens = match rows {
-        65..=128 if square => 64,
         33.. if square => quarter(),
         ..=192 => whole(),
         385.. => 256,
@@ -104,20 +100,14 @@ fn tile_and_split(rows: usize, linear: &Linear, multiprocessors: usize) -> (usiz
     let largest = |most: usize| {
         SPLITS.into_iter().rev().filter(possible).find(|split| split * across <= most).unwrap_or(1)
     };
-    let split = largest(most);
+    let split = largest(if square || rows <= 32 { half } else { most });
     // Half of an empty card is worse than a crowded one.
     let split = if split == 1 && 2 * across <= multiprocessors { largest(multiprocessors) } else { split };
     (tokens, split)
 }
 
-/// Tokens of a tile from which sums are sent as f16. With fewer there is little to send (32 tokens: no faster on an H100).
-const SUMS_16_TOKENS: usize = 64;
-
-/// In f16, sums are sent as f16: half the bytes, and a rounding of each part that is as small as that of the result. bf16
-/// would round too coarsely, and f16 does not reach as far as bf16 does.
-fn shape((tokens, split): (usize, usize), storage: Storage, linear: &Linear) -> Shape {
-    let sums_16 = storage == Storage::F16 && tokens >= SUMS_16_TOKENS;
-    Shape { tokens, split, norm: linear.norm.is_some(), sums_16 }
+fn shape((tokens, split): (usize, usize), linear: &Linear) -> Shape {
+    Shape { tokens, split, norm: linear.norm.is_some() }
 }
 
 pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Option<Tactic> {
@@ -127,9 +117,7 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
         return None;
     }
     let (tokens, split) = tile_and_split(rows, linear, setting.planned_multiprocessors);
-    shape((tokens, split), storage, linear)
-        .stages(linear, setting)
-        .map(|_| Tactic::GemmSmallSm90a { tokens, split })
+    shape((tokens, split), linear).stages(linear, setting).map(|_| Tactic::GemmSmallSm90a { tokens, split })
 }
 
 /// Tiles that hold the batch in few whole parts, and splits of K with which the blocks keep a third of the card busy at least
@@ -170,7 +158,7 @@ pub(super) fn launch(
     }
     let rows = setting.rows(linear.rows);
     let tiles = linear.n.div_ceil(FEATURES);
-    let shape = shape((tokens, split), storage, linear);
+    let shape = shape((tokens, split), linear);
     let stages = shape.stages(linear, setting)?;
     let kernel = KernelSpec::file("gemm_small_sm90a")
         .element(storage)
@@ -185,7 +173,6 @@ pub(super) fn launch(
         .with("ACTIVATION", activation_number(linear.activation))
         .flag("RESIDUAL", linear.residual.is_some())
         .flag("OUTPUT_F32", linear.output_f32)
-        .flag("SUMS_16", shape.sums_16)
         .norms(linear);
     let capacity = setting.allocated(linear.rows);
     let mut config = setting.config(1, shape.threads() as u32, shape.shared_bytes(stages));
@@ -264,7 +251,7 @@ mod tests {
     fn the_blocks_of_a_cluster_finish_every_token_once() {
         for tokens in TOKENS {
             for split in SPLITS {
-                let shape = Shape { tokens, split, norm: false, sums_16: true };
+                let shape = Shape { tokens, split, norm: false };
                 assert_eq!(tokens % (8 * shape.groups()), 0);
                 let rows = (0..split).flat_map(|rank| (0..tokens).map(move |row| (rank, row)));
                 let mut found: Vec<usize> = rows.filter_map(|(rank, row)| token(shape, rank, row)).collect();
@@ -284,7 +271,7 @@ mod tests {
                 let cut = tile_and_split(rows, &linear, 132);
                 let blocks = cut.1 * n.div_ceil(FEATURES) * rows.div_ceil(cut.0);
                 assert!((48..=132).contains(&blocks), "{n}x{k} {rows}: {cut:?} is {blocks} blocks");
-                let shape = Shape { norm: true, ..shape(cut, Storage::Bf16, &linear) };
+                let shape = Shape { norm: true, ..shape(cut, &linear) };
                 let stages = shape.stages(&linear, &setting).unwrap();
                 assert!(shape.shared_bytes(stages) <= Arch::Sm90a.shared_bytes());
                 assert!(shape.threads() <= 320);
@@ -320,7 +307,7 @@ mod tests {
         assert_eq!(cut(32, 2304, 768), (32, 2));
         assert_eq!(cut(32, 768, 3072), (32, 6));
         assert_eq!(cut(128, 2304, 768), (128, 2));
-        assert_eq!(cut(128, 768, 768), (64, 3));
+        assert_eq!(cut(128, 768, 768), (32, 2));
         assert_eq!(cut(128, 1024, 1024), (64, 2));
         assert_eq!(cut(128, 4096, 1024), (128, 2));
         // Eight blocks along K would fill the card, and be slower by 2 us of 25.
