@@ -13,11 +13,14 @@
 //!
 //! A query whose every key is masked (all scores -inf) gets zeros, not NaN.
 
+mod tiles;
+
 use std::ops::Range;
 
+use self::tiles::fetch_head;
+pub(super) use self::tiles::{pack_panels, tiles_of_row};
 use super::context::{Context, LINE};
-use super::gemm::pack_panel;
-use super::gemm::tile::{self, AnyTile, OneF32, Prefetch, TileArgs, Word};
+use super::gemm::tile::{self, OneF32};
 use super::gemm::{Strided, worth_forking};
 use super::reduce::{Max, for_vectors, scale_row};
 use super::simd::{Simd, SimdOp};
@@ -515,71 +518,6 @@ unsafe fn stream_scaled<S: Simd>(s: S, row: &[f32], factor: f32, out: &mut [f32]
         unsafe { s.stream_ptr(out.as_mut_ptr(), s.mul(s.load(x), factor)) };
     }
     s.store_first(outs.into_remainder(), s.mul(s.load_first(rows.remainder()), factor));
-}
-
-/// Fetches the rows of a head of `rows`, `dim` values each: those of share `share.0` of `share.1`. Rows of one head are far
-/// apart, so nothing else fetches them ahead.
-#[inline(always)]
-pub(super) fn fetch_head<S: Simd, T>(
-    s: S,
-    seqs: &Sequences<'_>,
-    (seq, head): (usize, usize),
-    (rows, len, dim): (&HeadRows<'_, T>, usize, usize),
-    share: (usize, usize),
-) {
-    let start = rows.layout.start(seqs, seq, head);
-    for row in len * share.0 / share.1..len * (share.0 + 1) / share.1 {
-        let row: *const f32 = rows.data.as_ptr().wrapping_add(start + row * rows.layout.row_stride).cast();
-        for line in 0..(dim * size_of::<T>()).div_ceil(LINE * size_of::<f32>()) {
-            s.prefetch(row.wrapping_add(line * LINE));
-        }
-    }
-}
-
-/// Packs all panels of `b`.
-#[inline(always)]
-pub(super) fn pack_panels<S: Simd>(s: S, b: Strided<'_>, out: &mut [f32]) {
-    let nr = tile::nr(S::TIER);
-    if b.rows > 0 {
-        for (panel, out) in out.chunks_exact_mut(b.rows * nr).enumerate() {
-            pack_panel(s, b, panel * nr, out);
-        }
-    }
-}
-
-/// C = A B for one tile's height of rows and every panel of B. Operands are (pointer, row stride), B is (panels, k, n).
-///
-/// # Safety
-/// A must have `rows` rows of k values, B k rows per panel, C `rows` rows of n values; `rows` is a tile's.
-#[inline(always)]
-pub(super) unsafe fn tiles_of_row<S: Simd, W: Word>(
-    s: S,
-    rows: usize,
-    (a, a_stride): (*const f32, usize),
-    (b, k, n): (*const f32, usize, usize),
-    (c, c_stride): (*mut f32, usize),
-) {
-    let nr = tile::nr(S::TIER);
-    let mut col = 0;
-    while col < n {
-        // SAFETY: this function's contract; panel `col / nr` starts at `col * k`.
-        unsafe {
-            let args = TileArgs {
-                k,
-                a,
-                a_stride,
-                b: b.add(col * k),
-                c: c.add(col),
-                c_stride,
-                cols: nr.min(n - col),
-                accumulate: false,
-                next: b,
-                next_lines: Prefetch::None,
-            };
-            AnyTile { rows, args }.run::<S, W>(s);
-        }
-        col += nr;
-    }
 }
 
 /// `scores = e^(scale scores + bias - max)`; returns 1 over their sum, or 0 (and zeros) where every key is masked.
