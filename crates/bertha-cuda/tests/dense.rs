@@ -1,5 +1,5 @@
-//! Which exported graphs run on a GPU: those that become ragged, their padded forms, and those that stay dense. No card and no compiler is needed
-//! to tell.
+//! Which exported graphs run on a GPU: those that become ragged, their padded forms, and those that stay dense. No card and
+//! no compiler is needed to tell.
 //!
 //! The exports of encoders lie beside the checkout; without them that test says so and passes.
 
