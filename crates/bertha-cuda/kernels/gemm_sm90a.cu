@@ -4,12 +4,14 @@
 //   warpgroup 0  producer: one thread fetches A and W blocks of 64 along K by TMA into a ring of STAGES stages;
 //   warpgroups 1 and 2  consumers: 64 tokens x TILE_N each, wgmma m64 n(TILE_N) k16 from shared memory, f32 accumulators.
 // DEFER (for activations, which cost as many instructions as half the products take clocks): a tile's sums, bias added,
-// are rounded to Element and kept in registers; the activation and the way to memory follow in portions of 32 columns
+// are rounded to Element and kept in registers; the activation and the way to memory follow 16 columns at a time
 // between the products of the consumer's next tile, while the tensor cores work on those.
 // Deferred layer norm (row_stats.cuh): what is read may be rows before their norm, which two warps of the producer's
 // warpgroup turn into a scale and a shift for each of a tile's rows while the products run.
 // The residual follows a tile's blocks of K through the same ring. Epilogue, 64 columns at a time: bias, activation and
 // residual in f32, stmatrix into a staging tile, TMA store; f32 output goes straight to memory.
+// Every launch begins with cold instruction caches. A deferred epilogue, unrolled, would be 40 KB that each block waits for,
+// so it is a loop over one part's code, and what is left of the values moves up in their registers (`move_up`).
 //
 // Data: A, W, D, residual row-major (K or N contiguous) in Element; bias [N] f32.
 // Shared memory: STAGES x (128 + TILE_N) rows of 128 bytes in the 128-byte swizzle (16-byte chunk c of row r lies at
@@ -27,7 +29,7 @@
 //   CLUSTER_M          1, or 2: two blocks with neighbouring token tiles share each W block (multicast); default 1
 //   CLUSTER_N          1, or 2: two blocks with neighbouring feature tiles share each A block; default 1; not both 2
 //   GROUP_M            token tiles that are walked through together before the next ones, for the L2; default 8
-//   DEFER              postpones the epilogue as said above: no RESIDUAL, no OUTPUT_F32, K at least 2 TILE_N
+//   DEFER              postpones the epilogue as said above: no RESIDUAL, no OUTPUT_F32, TILE_N at least 128 and at most K / 2
 //   ACTIVATION         one of activation.cuh; default none
 //   RESIDUAL           adds residual after the activation
 //   OUTPUT_F32         D is f32
@@ -55,14 +57,13 @@
 #include "gemm_sm90a.cuh"
 
 constexpr int REGISTERS = TILE_N / 2;
-#ifdef DEFER
-constexpr int PORTIONS = TILE_N / 32;
-#else
-constexpr int PORTIONS = 0;
-#endif
 constexpr bool STAGED_WHOLE = STORE_BUFFERS == PARTS;
-
-static_assert(PORTIONS <= BLOCKS_K, "a deferred epilogue must fit between the blocks of K");
+#ifdef DEFER
+// A deferred epilogue goes 16 columns at a time, spread over the blocks of K that fall to each 64.
+constexpr int UNITS = STORE_COLUMNS / 16;
+constexpr int BLOCKS_A_PART = BLOCKS_K / PARTS;
+static_assert(BLOCKS_A_PART >= 2 && PARTS > 1, "a deferred epilogue must fit between the blocks of K");
+#endif
 
 // The products of one stage.
 DEVICE void issue(float (&d)[REGISTERS], const Ring& ring, const Cursor& cursor, int consumer, int accumulate) {
@@ -88,6 +89,15 @@ DEVICE void retire(const Ring& ring, Cursor& cursor, int& previous, int lane) {
 }
 
 #ifdef DEFER
+// Moves what is left of a tile's values to the front, so that one loop's body, with fixed registers, finishes every part.
+template <int DONE, int COUNT, typename Value>
+DEVICE void move_up(Value (&values)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i + DONE < COUNT; ++i) {
+        values[i] = values[i + DONE];
+    }
+}
+
 // A finished tile whose activation is still to come: sums with bias, two to a register, as wgmma lays them out.
 struct Deferred {
     u32 values[REGISTERS / 2];
@@ -99,82 +109,91 @@ struct Deferred {
     int consumer;
     bool some;
 
-    // Activation of 32 columns; with the last of 64 (or of the tile, if that is staged whole) their TMA store.
-    DEVICE void finish(int portion) const {
-        int part = portion / 2;
+    // Activation of 16 of the 64 columns of `part`, which are the first ones of `values`; with the last of them (of the
+    // last part, if the tile is staged whole) their TMA store.
+    DEVICE void finish(int part, int unit) const {
+        if (!some) {
+            return;
+        }
         unsigned buffer = staging + part % STORE_BUFFERS * STORE_BYTES;
-        bool first = STAGED_WHOLE ? portion == 0 : portion % 2 == 0;
-        bool last = STAGED_WHOLE ? portion == PORTIONS - 1 : portion % 2 == 1;
-        if (first) {
+        if (unit == 0 && (!STAGED_WHOLE || part == 0)) {
             if (thread == 0) {
                 tma_store_wait_read<STAGED_WHOLE ? 0 : STORE_BUFFERS - 1>();
             }
             named_barrier(1 + consumer, WARPGROUP);
         }
+        u32 r[4];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            u32 r[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                float2 v = unpack2<Element>(values[portion * 8 + i * 4 + j]);
-                r[j] = pack2<Element>(activate(v.x), activate(v.y));
-            }
-            store_matrix_x4(buffer + Place(thread).offset(portion % 2 * 2 + i), r[0], r[1], r[2], r[3]);
+        for (int j = 0; j < 4; ++j) {
+            float2 v = unpack2<Element>(values[unit * 4 + j]);
+            r[j] = pack2<Element>(activate(v.x), activate(v.y));
         }
-        if (last) {
+        store_matrix_x4(buffer + Place(thread).offset(unit), r[0], r[1], r[2], r[3]);
+        if (unit == UNITS - 1 && (!STAGED_WHOLE || part == PARTS - 1)) {
             fence_async_proxy();
             named_barrier(1 + consumer, WARPGROUP);
-            if (thread == 0 && some) {
-#pragma unroll
+            if (thread == 0) {
                 for (int i = STAGED_WHOLE ? 0 : part; i <= part; ++i) {
                     tma_store(map, staging + i % STORE_BUFFERS * STORE_BYTES, feature + i * STORE_COLUMNS, token);
                 }
-            }
-            if (thread == 0) {
                 tma_store_commit();
             }
         }
     }
 };
 #else
-struct Deferred {
-    DEVICE void finish(int) const {}
-};
+struct Deferred {};
 #endif
 
-// One consumer's products over the whole of K. A stage goes back when the products that read it have ended; one stage's
-// products are in flight while the next one's are issued, and meanwhile the tile before is finished, if deferred.
-DEVICE void multiply(float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, const Deferred& deferred, int consumer, int lane) {
+// One consumer's products over the whole of K, up to those that `complete` waits for. A stage goes back when the products
+// that read it have ended; one stage's products are in flight while the next one's are issued, and meanwhile the tile
+// before is finished, if deferred. Returns the last stage.
+DEVICE int multiply(
+    float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, [[maybe_unused]] Deferred& deferred, int consumer, int lane) {
     int previous = -1;
+    int block = 0;
     fence_registers(d);
-#pragma unroll
-    for (int block = 0; block < PORTIONS; ++block) {
-        issue(d, ring, cursor, consumer, block > 0);
-        deferred.finish(block);
-        retire(ring, cursor, previous, lane);
-    }
 #ifdef DEFER
-#pragma unroll 1  // every register is taken: constants of an unrolled loop would go to local memory
+#pragma unroll 1
+    for (int part = 0; part < PARTS; ++part) {
+#pragma unroll
+        for (int i = 0; i < BLOCKS_A_PART; ++i) {
+            issue(d, ring, cursor, consumer, block > 0);
+#pragma unroll
+            for (int unit = 0; unit < UNITS; ++unit) {
+                if (unit * BLOCKS_A_PART / UNITS == i) {
+                    deferred.finish(part, unit);
+                }
+            }
+            retire(ring, cursor, previous, lane);
+            ++block;
+        }
+        move_up<STORE_COLUMNS / 4>(deferred.values);
+    }
+#pragma unroll 1
 #endif
-    for (int block = PORTIONS; block < BLOCKS_K; ++block) {
+    for (; block < BLOCKS_K; ++block) {
         issue(d, ring, cursor, consumer, block > 0);
         retire(ring, cursor, previous, lane);
     }
+    return previous;
+}
+
+// Waits for the last products.
+DEVICE void complete(float (&d)[REGISTERS], const Ring& ring, int last, int lane) {
     wgmma_wait<0>();
     fence_registers(d);
-    release(ring, previous, lane);
+    release(ring, last, lane);
 }
 
 // The epilogue of one consumer's 64 x TILE_N part of a tile, and its way to memory.
 DEVICE void finish(
     float (&d)[REGISTERS], const Ring& ring, Cursor& cursor, const ThreadNorms& norms, const TensorMap* d_map,
-    const float* bias, const float* gamma, void* output, float2* output_stats, unsigned staging, int token, int feature,
-    int capacity, int consumer, int thread) {
+    Columns<STORE_COLUMNS / 8>& columns, const float* bias, const float* gamma, void* output, float2* output_stats,
+    unsigned staging, int token, int feature, int capacity, int consumer, int thread) {
     int lane = thread % 32;
     Place place(thread);
     int first_column = lane % 4 * 2;
-    float2 b[STORE_COLUMNS / 8];
-    load_columns(b, bias, feature + first_column);
     if (STAGED_WHOLE && thread == 0) {
         tma_store_wait_read<0>();
     }
@@ -183,15 +202,7 @@ DEVICE void finish(
     }
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
-        float2 next[STORE_COLUMNS / 8];
-        if (part + 1 < PARTS) {
-            load_columns(next, bias, feature + (part + 1) * STORE_COLUMNS + first_column);
-        }
         unsigned residual = 0;
-        float2 scale[STORE_COLUMNS / 8];
-#ifdef NORM_RESIDUAL
-        load_columns(scale, gamma, feature + part * STORE_COLUMNS + first_column);
-#endif
         [[maybe_unused]] ChunkSums sums;
 #ifdef RESIDUAL
         if (part % RESIDUAL_PARTS == 0) {
@@ -211,7 +222,7 @@ DEVICE void finish(
 #pragma unroll
         for (int pair = 0; pair < STORE_COLUMNS / 16; ++pair) {
             float* v = d + (part * STORE_COLUMNS / 8 + pair * 2) * 4;
-            finish_values(v, b + pair * 2, scale + pair * 2, norms, residual + place.offset(pair));
+            finish_values(v, columns.bias + pair * 2, columns.gamma + pair * 2, norms, residual + place.offset(pair));
 #ifdef STATS_OUTPUT
             sums.add(v);
 #endif
@@ -230,6 +241,9 @@ DEVICE void finish(
             store_matrix_x4(buffer + place.offset(pair), pack2<Element>(v[0], v[1]), pack2<Element>(v[2], v[3]),
                             pack2<Element>(v[4], v[5]), pack2<Element>(v[6], v[7]));
 #endif
+        }
+        if (part + 1 < PARTS) {
+            columns.load(bias, gamma, feature + (part + 1) * STORE_COLUMNS + first_column);
         }
 #ifdef STATS_OUTPUT
         int first = feature + part * STORE_COLUMNS;
@@ -258,32 +272,25 @@ DEVICE void finish(
             }
         }
 #endif
-#pragma unroll
-        for (int j = 0; part + 1 < PARTS && j < STORE_COLUMNS / 8; ++j) {
-            b[j] = next[j];
-        }
     }
 }
 
 #ifdef DEFER
-// Bias and rounding of a tile whose epilogue comes later.
+// Bias and rounding of a tile whose epilogue comes later; `first` are the columns of all parts but the last.
 DEVICE void defer(
-    const float (&d)[REGISTERS], Deferred& deferred, const ThreadNorms& norms, const float* bias, int token, int feature,
-    int thread) {
+    const float (&d)[REGISTERS], Deferred& deferred, const ThreadNorms& norms, const Columns<(PARTS - 1) * 8>& first,
+    const float* bias, int token, int feature, int thread) {
     deferred.token = token;
     deferred.feature = feature;
     deferred.some = true;
+    Columns<8> last;
+    last.load(bias, nullptr, feature + (PARTS - 1) * STORE_COLUMNS + thread % 4 * 2);
 #pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-        float2 b[STORE_COLUMNS / 8];
-        load_columns(b, bias, feature + part * STORE_COLUMNS + thread % 4 * 2);
-#pragma unroll
-        for (int j = 0; j < STORE_COLUMNS / 8; ++j) {
-            const float* v = d + (part * STORE_COLUMNS / 8 + j) * 4;
-            u32* packed = deferred.values + (part * STORE_COLUMNS / 8 + j) * 2;
-            packed[0] = pack2<Element>(norms.with_bias(v[0], b[j].x, 0), norms.with_bias(v[1], b[j].y, 0));
-            packed[1] = pack2<Element>(norms.with_bias(v[2], b[j].x, 1), norms.with_bias(v[3], b[j].y, 1));
-        }
+    for (int j = 0; j < TILE_N / 8; ++j) {
+        const float* v = d + j * 4;
+        float2 b = j < (PARTS - 1) * 8 ? first.bias[j] : last.bias[j % 8];
+        deferred.values[2 * j] = pack2<Element>(norms.with_bias(v[0], b.x, 0), norms.with_bias(v[1], b.y, 0));
+        deferred.values[2 * j + 1] = pack2<Element>(norms.with_bias(v[2], b.x, 1), norms.with_bias(v[3], b.y, 1));
     }
 }
 #endif
@@ -348,10 +355,6 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
         int consumer = warpgroup - 1;
         int thread = threadIdx.x % WARPGROUP;
         staging += consumer * STORE_BUFFERS * STORE_BYTES;
-        if (first_unit < units) {
-            int first_feature = Tile(first_unit, units_m, 0, CLUSTER_N == 2 ? rank : 0).feature;
-            touch_bias(bias, first_feature + thread * (TILE_N / WARPGROUP > 0 ? TILE_N / WARPGROUP : 1));
-        }
         wait_for_dependencies();
         Cursor cursor;
         Deferred deferred;
@@ -370,23 +373,36 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
             Tile tile(unit, units_m, CLUSTER_M == 2 ? rank : 0, CLUSTER_N == 2 ? rank : 0);
             int token = tile.token + consumer * CONSUMER_M;
             float d[REGISTERS];
-            multiply(d, ring, cursor, deferred, consumer, thread % 32);
+            int last = multiply(d, ring, cursor, deferred, consumer, thread % 32);
+#ifdef DEFER
+            Columns<(PARTS - 1) * 8> columns;
+#else
+            Columns<STORE_COLUMNS / 8> columns;  // of the first part
+#endif
+            columns.load(bias, gamma, tile.feature + thread % 4 * 2);
+            complete(d, ring, last, thread % 32);
             ThreadNorms rows;
             norms.wait();
             rows.read(norms, consumer * CONSUMER_M, thread);
             norms.release(thread % 32);
             ++norms.tiles;
 #ifdef DEFER
-            defer(d, deferred, rows, bias, token, tile.feature, thread);
+            defer(d, deferred, rows, columns, bias, token, tile.feature, thread);
 #else
-            finish(d, ring, cursor, rows, &d_map, bias, gamma, output, output_stats, staging, token, tile.feature,
-                   capacity, consumer, thread);
+            finish(d, ring, cursor, rows, &d_map, columns, bias, gamma, output, output_stats, staging, token,
+                   tile.feature, capacity, consumer, thread);
 #endif
         }
+#ifdef DEFER
+#pragma unroll 1
+        for (int part = 0; part < PARTS; ++part) {
 #pragma unroll
-        for (int portion = 0; portion < PORTIONS; ++portion) {
-            deferred.finish(portion);
+            for (int unit = 0; unit < UNITS; ++unit) {
+                deferred.finish(part, unit);
+            }
+            move_up<STORE_COLUMNS / 4>(deferred.values);
         }
+#endif
         if (thread == 0) {
             tma_store_wait_read<0>();  // the end of the grid waits for the writes themselves
         }

@@ -276,25 +276,31 @@ struct Place {
     DEVICE unsigned offset(int pair) const { return row * ROW_BYTES + (((pair * 2 + chunk) ^ (row % 8)) << 4); }
 };
 
-// Bias (or gamma) of a thread's columns from `column` on: pairs 8 apart.
+// Bias, and with NORM_RESIDUAL gamma, of a thread's columns: pairs 8 apart. The loads are volatile, so that they stay ahead of
+// the wait for products that hides their latency.
 template <int PAIRS>
-DEVICE void load_columns(float2 (&b)[PAIRS], const float* bias, int column) {
+struct Columns {
+    float2 bias[PAIRS];
+    float2 gamma[PAIRS];
+
+    DEVICE static float2 pair(const float* values, int column) {
+        float2 v = make_float2(0.0f, 0.0f);
+        if (N % TILE_N == 0 || column < N) {
+            asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(values + column));
+        }
+        return v;
+    }
+    // Of the columns from `column` on.
+    DEVICE void load(const float* all_bias, [[maybe_unused]] const float* all_gamma, int column) {
 #pragma unroll
-    for (int j = 0; j < PAIRS; ++j) {
-        b[j] = make_float2(0.0f, 0.0f);
-        if (N % TILE_N == 0 || column + 8 * j < N) {
-            b[j] = __ldg(reinterpret_cast<const float2*>(bias + column + 8 * j));
+        for (int j = 0; j < PAIRS; ++j) {
+            bias[j] = pair(all_bias, column + 8 * j);
+#ifdef NORM_RESIDUAL
+            gamma[j] = pair(all_gamma, column + 8 * j);
+#endif
         }
     }
-}
-
-// Brings a thread's share of the first tile's bias into the L1 while the ring fills.
-DEVICE void touch_bias(const float* bias, int column) {
-    if (column < N) {
-        [[maybe_unused]] float unused;
-        asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(unused) : "l"(bias + column));
-    }
-}
+};
 
 // Bias, activation and residual of 16 columns: v[4 j + i] as wgmma lays them out, residual at `address` for ldmatrix.
 DEVICE void finish_values(

@@ -6,6 +6,7 @@ use super::{
 use crate::driver::TensorMapDesc;
 use crate::kernels::{KernelSpec, Launch, LaunchArg, Operand, Setting};
 use crate::program::{Linear, Storage};
+use bertha_graph::Activation;
 
 /// Rows of a tile: two consumers of 64.
 const TILE_M: usize = 128;
@@ -38,9 +39,24 @@ const TILES: [(Tile, usize); 4] = [
     (Tile { rows: TILE_M, columns: 64, efficiency: 0.6 }, 64),
 ];
 
-/// The width of tile that is worth finishing between the products of the next one, with more than two tiles a block
-/// (measured on an H100: 2 to 18 %; narrower tiles and fewer lose as much).
 const WIDEST: usize = 256;
+
+/// Tiles from this width on are worth finishing between the products of the next one, with more than two tiles a block
+/// (measured on an H100).
+const NARROWEST_DEFERRED: usize = 192;
+
+/// What an activation that is finished between the blocks of K leaves of a tile's efficiency where there are fewer of those
+/// than one for each 16 columns (measured on an H100).
+const CROWDED: f64 = 0.95;
+
+/// [`TILES`], as they serve this layer.
+fn tiles_for(linear: &Linear) -> [(Tile, usize); 4] {
+    TILES.map(|(tile, columns)| {
+        let crowded = linear.activation != Activation::None && linear.k.div_ceil(BLOCK_K) * 16 < columns;
+        let efficiency = if crowded { CROWDED * tile.efficiency } else { tile.efficiency };
+        (Tile { efficiency, ..tile }, columns)
+    })
+}
 
 /// Staging tiles of 64 columns for each consumer: the whole tile where that leaves the ring four stages.
 fn store_buffers(tile_n: usize, output_f32: bool) -> usize {
@@ -53,7 +69,8 @@ fn store_buffers(tile_n: usize, output_f32: bool) -> usize {
 
 /// Whether the kernel can finish a tile between the products of the next.
 fn can_defer(tile_n: usize, linear: &Linear) -> bool {
-    linear.residual.is_none() && linear.stats.is_none() && !linear.output_f32 && linear.k >= 2 * tile_n
+    let shape = tile_n >= 128 && linear.k >= 2 * tile_n;
+    shape && linear.residual.is_none() && linear.stats.is_none() && !linear.output_f32
 }
 
 fn tiles(rows: usize, linear: &Linear, tile_n: usize) -> usize {
@@ -65,8 +82,8 @@ pub(super) fn rule(storage: Storage, linear: &Linear, setting: &Setting) -> Opti
         return None;
     }
     let rows = setting.rows_to_choose_by(linear.rows);
-    let (_, columns) = best_tile(&TILES, rows, linear.n, setting.planned_multiprocessors)?;
-    let defer = columns == WIDEST
+    let (_, columns) = best_tile(&tiles_for(linear), rows, linear.n, setting.planned_multiprocessors)?;
+    let defer = columns >= NARROWEST_DEFERRED
         && tiles(rows, linear, columns) > 2 * setting.planned_multiprocessors
         && can_defer(columns, linear);
     Some(Tactic::GemmSm90a { columns, defer })
@@ -79,11 +96,12 @@ pub(super) fn candidates(linear: &Linear, setting: &Setting) -> Vec<Tactic> {
     let most = if rows <= TILE_M { 64 } else { WIDEST };
     let forms = |tile: Tile| {
         let columns = tile.columns;
-        let may_defer = columns == WIDEST && tiles(rows, linear, columns) > setting.planned_multiprocessors;
+        let may_defer =
+            columns >= NARROWEST_DEFERRED && tiles(rows, linear, columns) > setting.planned_multiprocessors;
         let deferred = may_defer.then_some(Tactic::GemmSm90a { columns, defer: true });
         [Some(Tactic::GemmSm90a { columns, defer: false }), deferred].into_iter().flatten()
     };
-    let tiles = tiles_worth_timing(&TILES, linear, setting).into_iter();
+    let tiles = tiles_worth_timing(&tiles_for(linear), linear, setting).into_iter();
     tiles.filter(|tile| tile.columns <= most).flat_map(forms).collect()
 }
 
