@@ -133,26 +133,24 @@ struct Tile {
     }
 };
 
-DEVICE void load_a(const Ring& ring, const TensorMap* map, int stage, int block, int token, int rank) {
-    unsigned barrier = ring.full_barrier(stage);
-    if constexpr (CLUSTER_N == 2) {
-        constexpr int ROWS = TILE_M / 2;
-        tma_load_multicast(ring.a_tile(stage) + rank * ROWS * ROW_BYTES, map, barrier, block * BLOCK_K,
-                           token + rank * ROWS, 3, EVICT_NORMAL);
+// Fetches ROWS rows, from `row` on, of a block along K into `tile`; of what a cluster's two blocks share (SHARED_BY 2) each
+// fetches half for both.
+template <int ROWS, int SHARED_BY>
+DEVICE void load_rows(unsigned tile, const TensorMap* map, unsigned barrier, int block, int row, int rank) {
+    if constexpr (SHARED_BY == 2) {
+        constexpr int HALF = ROWS / 2;
+        tma_load_multicast(tile + rank * HALF * ROW_BYTES, map, barrier, block * BLOCK_K, row + rank * HALF, 3, EVICT_NORMAL);
     } else {
-        tma_load(ring.a_tile(stage), map, barrier, block * BLOCK_K, token, EVICT_NORMAL);
+        tma_load(tile, map, barrier, block * BLOCK_K, row, EVICT_NORMAL);
     }
 }
 
+DEVICE void load_a(const Ring& ring, const TensorMap* map, int stage, int block, int token, int rank) {
+    load_rows<TILE_M, CLUSTER_N>(ring.a_tile(stage), map, ring.full_barrier(stage), block, token, rank);
+}
+
 DEVICE void load_w(const Ring& ring, const TensorMap* map, int stage, int block, int feature, int rank) {
-    unsigned barrier = ring.full_barrier(stage);
-    if constexpr (CLUSTER_M == 2) {
-        constexpr int ROWS = TILE_N / 2;
-        tma_load_multicast(ring.w_tile(stage) + rank * ROWS * ROW_BYTES, map, barrier, block * BLOCK_K,
-                           feature + rank * ROWS, 3, EVICT_NORMAL);
-    } else {
-        tma_load(ring.w_tile(stage), map, barrier, block * BLOCK_K, feature, EVICT_NORMAL);
-    }
+    load_rows<TILE_N, CLUSTER_M>(ring.w_tile(stage), map, ring.full_barrier(stage), block, feature, rank);
 }
 
 // One thread: fetches every block of every tile. The first stages' weights are asked for before the kernels that
