@@ -46,7 +46,7 @@ fn batches(long: bool) -> Vec<Vec<usize>> {
         vec![100, 80, 64, 33, 16, 8, 4, 2, 1],
     ];
     if long {
-        batches.extend([vec![300, 200, 40], vec![513, 600, 2]]);
+        batches.extend([vec![200, 57], vec![300, 130], vec![300, 200, 40], vec![513, 600, 2]]);
     }
     batches
 }
