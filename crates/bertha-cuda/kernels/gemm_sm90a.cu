@@ -355,6 +355,14 @@ extern "C" __global__ void __launch_bounds__(WARPGROUP * (1 + CONSUMERS), 1) gem
         int consumer = warpgroup - 1;
         int thread = threadIdx.x % WARPGROUP;
         staging += consumer * STORE_BUFFERS * STORE_BYTES;
+        if (first_unit < units) {
+            int column = Tile(first_unit, units_m, 0, CLUSTER_N == 2 ? rank : 0).feature;
+            column += thread * (TILE_N / WARPGROUP > 0 ? TILE_N / WARPGROUP : 1);
+            touch(bias, column);
+#ifdef NORM_RESIDUAL
+            touch(gamma, column);
+#endif
+        }
         wait_for_dependencies();
         Cursor cursor;
         Deferred deferred;

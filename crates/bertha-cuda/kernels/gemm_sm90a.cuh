@@ -300,6 +300,14 @@ struct Columns {
     }
 };
 
+// Brings a thread's share of the first tile's bias or gamma near while the ring fills.
+DEVICE void touch(const float* values, int column) {
+    if (column < N) {
+        [[maybe_unused]] float unused;
+        asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(unused) : "l"(values + column));
+    }
+}
+
 // Bias, activation and residual of 16 columns: v[4 j + i] as wgmma lays them out, residual at `address` for ldmatrix.
 DEVICE void finish_values(
     float* v, const float2* b, [[maybe_unused]] const float2* gamma, const ThreadNorms& norms, unsigned residual_address) {
