@@ -24,7 +24,7 @@ impl Pass for Expansions {
 
     fn find(&self, graph: &Graph, _uses: &Uses) -> Findings {
         let patches = graph.node_ids().zip(graph.nodes()).filter_map(|(id, node)| match &node.op {
-            Op::Attention(_) => without_expansion(graph, id, 3),
+            Op::Attention(_) if keeps_its_keys(graph, id, 3) => without_expansion(graph, id, 3),
             Op::Unary(_) | Op::Binary(_) | Op::Where | Op::Cast { .. } => {
                 (0..node.inputs.len()).find_map(|index| {
                     let broadcasts = broadcasts_without(graph, node, index).unwrap_or(false);
@@ -55,6 +55,14 @@ fn without_expansion(graph: &Graph, id: NodeId, index: usize) -> Option<Patch> {
     *inputs.get_mut(index)? = Some(Value::Old(x));
     let what = format!("{} broadcasts {} itself", node.name, graph.tensor(x).name);
     Some(one_node(vec![expand, id], (node.name.clone(), node.op.clone()), inputs, output(graph, id)?, what))
+}
+
+/// Whether a mask has a value for every key before it is expanded too. Kernels of attention read a row of them for each query;
+/// one value for all keys is better expanded once, for all layers.
+fn keeps_its_keys(graph: &Graph, id: NodeId, index: usize) -> bool {
+    let last = |tensor: TensorId| graph.tensor(tensor).ty.shape.dims().last();
+    let mask = input(graph, id, index).and_then(last);
+    mask.is_some() && mask == expanded(graph, id, index).and_then(|(_, x)| last(x))
 }
 
 /// Whether the operands broadcast to the same result without the expansion of one of them.
