@@ -14,12 +14,12 @@ import ctypes
 import json
 import pathlib
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import nvrtc_driver as nd
-from gemm import (GELU, MULTIPROCESSORS, NORM_OUT, SHAPES, SHARED_LIMIT, LAYERS, Norms, Small, batch_of, ceil_div, large, median_time,
-                  pointer, small)
+from gemm import batch_of, median_time
+from gemm_variants import (GELU, LAYERS, MULTIPROCESSORS, NORM_OUT, SHAPES, SHARED_LIMIT, Norms, Small, ceil_div, large, pointer,
+                           print_faults, small)
 
 CASES = [("base", 32), ("base", 128), ("base", 384), ("large", 128), ("large", 384), ("large", 32)]
 HEADS = {"base": 12, "large": 16}
@@ -283,22 +283,13 @@ def run_time(out, only, rounds):
         pathlib.Path(out).write_text(json.dumps(results, indent=1))
 
 
-def compile_one(variant):
-    return variant.name, nd.resources(variant.compile()[1])
-
-
 def run_compile(only, jobs):
-    variants = {}
+    variants = []
     for model, tokens in cases(only):
         for part in PARTS:
-            every = [*candidates(model, part, tokens), rule(model, part, tokens)]
-            every += [first_rule(model, part, tokens, deferred) for deferred in (False, True)]
-            variants |= {v.name: v for v in every}
-    with ProcessPoolExecutor(jobs) as pool:
-        for name, found in pool.map(compile_one, variants.values()):
-            if found["spills"] or found["stack"] or found["warnings"]:
-                print(name, found)
-    print(len(variants), "variants compiled")
+            variants += [*candidates(model, part, tokens), rule(model, part, tokens)]
+            variants += [first_rule(model, part, tokens, deferred) for deferred in (False, True)]
+    print_faults(variants, jobs)
 
 
 def main():

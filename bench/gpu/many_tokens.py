@@ -14,12 +14,11 @@ import json
 import pathlib
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import nvrtc_driver as nd
 from few_tokens import HEADS, PARTS, features_of
-from gemm import LAYERS, MULTIPROCESSORS, SHAPES, Norms, ceil_div, large, pointer
+from gemm_variants import LAYERS, MULTIPROCESSORS, SHAPES, Norms, ceil_div, large, pointer, print_faults
 
 # Model, sequences, length.
 CASES = {f"{m} {s}x{n}": (m, s, n)
@@ -170,18 +169,9 @@ def run_time(out, only):
         torch.cuda.empty_cache()
 
 
-def compile_one(variant):
-    return variant.name, nd.resources(variant.compile()[1])
-
-
 def run_compile(only, jobs):
     every = [v for m, s, n in cases(only).values() for _, variants, _ in forms(m, s * n) for v in variants.values()]
-    variants = {v.name: v for v in every}
-    with ProcessPoolExecutor(jobs) as pool:
-        for name, found in pool.map(compile_one, variants.values()):
-            if found["spills"] or found["stack"] or found["warnings"]:
-                print(name, found)
-    print(len(variants), "variants compiled")
+    print_faults(every, jobs)
 
 
 def main():

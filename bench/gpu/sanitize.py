@@ -5,7 +5,7 @@
     python bench/gpu/sanitize.py OUT.json --list                                     # the jobs; no GPU needed
 
 A job is a process of its own with a limit: the self test's models in each precision (the kernels as lowering chooses them),
-each variant of gemm.py, each group of portable.py (the kernels that are chosen on other cards). Only Bertha's kernels are
+each variant of gemm_variants.py, each group of portable.py (the kernels that are chosen on other cards). Only Bertha's kernels are
 instrumented. OUT.json has what the tool said of each job; a job that did not end is no finding, and is told apart.
 """
 
@@ -33,9 +33,9 @@ def jobs(bertha):
         command = [str(bertha), "selftest", "--quick", "--precision", precision]
         yield f"selftest {precision}", command
     sys.path.insert(0, str(HERE))
-    import gemm
+    import gemm_variants
 
-    for index, variant in enumerate(gemm.check_variants()):
+    for index, variant in enumerate(gemm_variants.check_variants()):
         yield f"gemm {variant.name}", [sys.executable, str(HERE / "gemm.py"), "check-one", str(index), "--tokens", "129"]
     check = [sys.executable, str(HERE / "portable.py"), "check"]
     for group in GROUPS:
