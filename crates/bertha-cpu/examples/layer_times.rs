@@ -167,6 +167,12 @@ impl Weights {
     }
 }
 
+/// Queries, keys and values of `hidden` values each, of packed rows, in heads of that width.
+fn heads<T>(rows: Rows<'_, T>, hidden: usize, head: usize) -> [HeadRows<'_, T>; 3] {
+    let layout = HeadLayout::ragged(head, rows.stride);
+    [0, 1, 2].map(|part| HeadRows { data: &rows.data[part * hidden..], layout })
+}
+
 /// Attention of a layer.
 fn attend(ctx: &mut Context, model: &Model, cu: CuSeqlens<'_>, qkv: &Buffer, context: &mut Buffer) {
     let head = model.hidden / model.heads;
@@ -175,20 +181,12 @@ fn attend(ctx: &mut Context, model: &Model, cu: CuSeqlens<'_>, qkv: &Buffer, con
     let (out, rounded_out) = context.both_mut();
     match model.dtype {
         PackedType::F32 => {
-            let rows = qkv.floats();
-            let [q, k, v] = [0, 1, 2].map(|part| HeadRows {
-                data: &rows.data[part * model.hidden..],
-                layout: HeadLayout::ragged(head, rows.stride),
-            });
+            let [q, k, v] = heads(qkv.floats(), model.hidden, head);
             let args = Attention { shape, seqs, q, k, v, bias };
             attention(ctx, &args, HeadLayout::ragged(head, out.stride), out.data);
         }
         PackedType::Bf16 => {
-            let rows = qkv.rounded();
-            let [q, k, v] = [0, 1, 2].map(|part| HeadRows {
-                data: &rows.data[part * model.hidden..],
-                layout: HeadLayout::ragged(head, rows.stride),
-            });
+            let [q, k, v] = heads(qkv.rounded(), model.hidden, head);
             let args = Attention { shape, seqs, q, k, v, bias };
             let layout = HeadLayout::ragged(head, rounded_out.stride);
             attention_bf16(ctx, &args, layout, Mixed::Bf16(rounded_out.data));

@@ -110,28 +110,30 @@ fn layer_norms(isa: Isa, rng: &mut Rng) {
     }
 }
 
+/// Where sequences of 37, 1, 0, 64, 15 and 100 tokens begin and end.
+const OFFSETS: [u32; 7] = [0, 37, 38, 38, 102, 117, 217];
+
+/// Attention of so many heads of that width over rows of packed queries, keys and values.
+fn multi_head<'a, T>(qkv: &'a [T], cu: CuSeqlens<'a>, (heads, dim): (usize, usize)) -> Attention<'a, T> {
+    let width = heads * dim;
+    let view =
+        |part: usize| HeadRows { data: &qkv[part * width..], layout: HeadLayout::ragged(dim, 3 * width) };
+    Attention {
+        shape: AttentionShape::multi_head(heads, dim),
+        seqs: Sequences::Ragged(cu),
+        q: view(0),
+        k: view(1),
+        v: view(2),
+        bias: AttentionBias::None,
+    }
+}
+
 fn attentions(isa: Isa, rng: &mut Rng) {
     for (heads, dim) in [(2, 64), (3, 32), (3, 24), (12, 16)] {
-        let lengths = [37, 1, 0, 64, 15, 100];
-        let offsets: Vec<u32> = std::iter::once(0)
-            .chain(lengths.iter().scan(0, |end, len| {
-                *end += len;
-                Some(*end)
-            }))
-            .collect();
-        let cu = CuSeqlens::new(&offsets).expect("well formed");
+        let cu = CuSeqlens::new(&OFFSETS).expect("well formed");
         let (tokens, width) = (cu.tokens(), heads * dim);
         let qkv = rng.values(tokens * 3 * width, 2.0);
-        let view =
-            |part: usize| HeadRows { data: &qkv[part * width..], layout: HeadLayout::ragged(dim, 3 * width) };
-        let args = Attention {
-            shape: AttentionShape::multi_head(heads, dim),
-            seqs: Sequences::Ragged(cu),
-            q: view(0),
-            k: view(1),
-            v: view(2),
-            bias: AttentionBias::None,
-        };
+        let args = multi_head(&qkv, cu, (heads, dim));
         let run = |ctx: &mut Context, out: RowsMut<'_>| {
             attention(ctx, &args, HeadLayout::ragged(dim, out.stride), out.data);
         };
@@ -194,20 +196,10 @@ fn rounded_layer_norms(isa: Isa, rng: &mut Rng) {
 
 fn rounded_attentions(isa: Isa, rng: &mut Rng) {
     for (heads, dim) in [(2, 64), (3, 32), (3, 24), (12, 16)] {
-        let offsets = [0, 37, 38, 38, 102, 117, 217];
-        let cu = CuSeqlens::new(&offsets).expect("well formed");
+        let cu = CuSeqlens::new(&OFFSETS).expect("well formed");
         let (tokens, width) = (cu.tokens(), heads * dim);
         let qkv = rounded(rng, tokens * 3 * width, 2.0);
-        let view =
-            |part: usize| HeadRows { data: &qkv[part * width..], layout: HeadLayout::ragged(dim, 3 * width) };
-        let args = Attention {
-            shape: AttentionShape::multi_head(heads, dim),
-            seqs: Sequences::Ragged(cu),
-            q: view(0),
-            k: view(1),
-            v: view(2),
-            bias: AttentionBias::None,
-        };
+        let args = multi_head(&qkv, cu, (heads, dim));
         let what = format!("{isa}: bf16 attention of {heads} heads of {dim}");
         let run = |ctx: &mut Context, out: RowsMut<'_, bf16>| {
             attention_bf16(ctx, &args, HeadLayout::ragged(dim, out.stride), Mixed::Bf16(out.data));
